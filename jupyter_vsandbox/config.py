@@ -1,0 +1,141 @@
+"""Configuration at the Jupyter edge: traitlets in, plain `Settings` out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jupyter_core.paths import jupyter_config_path
+from traitlets import Enum, Float, Int, List, TraitError, Unicode, default
+from traitlets.config import Config, Configurable
+from traitlets.config.loader import (
+    ConfigFileNotFound,
+    JSONFileConfigLoader,
+    PyFileConfigLoader,
+)
+
+from jupyter_vsandbox.domain.errors import InvalidRequest
+from jupyter_vsandbox.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from traitlets.config.loader import FileConfigLoader
+
+BASENAME = "jupyter_vsandbox_config"
+
+
+class VSandbox(Configurable):
+    """The sandboxes of this user: a trait for each field of `Settings`, with the same default."""
+
+    home = Unicode(
+        help="Folder for images, templates, sandboxes and the store. The environment variable "
+        "JUPYTER_VSANDBOX_HOME sets the default."
+    ).tag(config=True)
+
+    recipe_folders = List(
+        Unicode(),
+        default_value=[],
+        help="More folders with recipes (*.toml). A recipe in a later folder replaces one of the same "
+        "name in an earlier folder or among the built-in ones; the user's own replace them all.",
+    ).tag(config=True)
+
+    accelerator = Enum(
+        ["auto", "kvm", "tcg"],
+        default_value=Settings.accelerator,
+        help="How guests run: 'kvm' needs hardware virtualization; 'tcg' emulates, which is about ten "
+        "times slower and no security boundary; 'auto' takes KVM where a guest really boots on it.",
+    ).tag(config=True)
+
+    standby = Int(
+        Settings.standby,
+        min=0,
+        help="How many warm machines to keep running for each runtime that was used; 0 for none.",
+    ).tag(config=True)
+
+    standby_seconds = Float(
+        Settings.standby_seconds,
+        min=0.0,
+        help="A warm machine that nobody claims powers itself off after this many seconds.",
+    ).tag(config=True)
+
+    memory_budget = Int(
+        Settings.memory_budget,
+        min=0,
+        help="Bytes of memory that all machines together may claim; 0 means what the host has.",
+    ).tag(config=True)
+
+    memory_overcommit = Float(
+        Settings.memory_overcommit,
+        min=0.0,
+        help="Bytes of guest memory to promise for each byte of host memory.",
+    ).tag(config=True)
+
+    translation_cache = Int(
+        Settings.translation_cache,
+        min=0,
+        help="Bytes of translated code that each emulated machine may keep.",
+    ).tag(config=True)
+
+    mirror = Unicode(
+        help="The Debian archive to build images from where the host's own apt sources name none, "
+        "optionally followed by a blank and the security archive. The environment variable "
+        "JUPYTER_VSANDBOX_MIRROR sets the default."
+    ).tag(config=True)
+
+    @default("home")
+    def _default_home(self) -> str:
+        return str(Settings().home)
+
+    @default("mirror")
+    def _default_mirror(self) -> str:
+        return Settings().mirror
+
+    def settings(self) -> Settings:
+        """Return the same values without traitlets."""
+        return Settings(
+            home=Path(self.home).expanduser().absolute(),
+            recipe_folders=tuple(Path(folder).expanduser().absolute() for folder in self.recipe_folders),
+            accelerator=self.accelerator,
+            standby=self.standby,
+            standby_seconds=self.standby_seconds,
+            memory_budget=self.memory_budget,
+            memory_overcommit=self.memory_overcommit,
+            translation_cache=self.translation_cache,
+            mirror=self.mirror,
+        )
+
+
+def load_settings(config: Config | None = None) -> Settings:
+    """Return the settings that hold in this process.
+
+    Each source overrides the ones before it: the defaults, ``jupyter_vsandbox_config.py`` and
+    ``.json`` on Jupyter's configuration path, in its order of precedence, `config`. The files
+    are read here because nbclient, papermill and the command line have no server to read them.
+
+    Args:
+        config: the configuration of the surrounding application, if there is one.
+
+    Raises:
+        InvalidRequest: a file cannot be read, or a value is not of its kind.
+    """
+    merged = Config()
+    try:
+        for loader in _loaders():
+            try:
+                merged.merge(loader.load_config())
+            except ConfigFileNotFound:
+                continue
+            except Exception as error:  # a Python file may raise anything
+                raise InvalidRequest(f"{loader.full_filename} cannot be read: {error}") from error
+        if config is not None:
+            merged.merge(config)
+        return VSandbox(config=merged).settings()
+    except TraitError as error:
+        raise InvalidRequest(f"Mend the configuration of VSandbox: {error}") from error
+
+
+def _loaders() -> Iterator[FileConfigLoader]:
+    for folder in reversed(jupyter_config_path()):
+        yield PyFileConfigLoader(f"{BASENAME}.py", path=folder)
+        yield JSONFileConfigLoader(f"{BASENAME}.json", path=folder)

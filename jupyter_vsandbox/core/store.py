@@ -1,0 +1,215 @@
+"""The record of all sandboxes: one SQLite file that several processes use at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from jupyter_vsandbox.domain.errors import Conflict, NotFound, Permanent
+from jupyter_vsandbox.domain.model import Endpoint, LinkKeys, Sandbox, Shape, State, check_transition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# One script per version; `PRAGMA user_version` says how many have run.
+_MIGRATIONS = (
+    """
+    CREATE TABLE sandboxes (
+        id TEXT PRIMARY KEY,
+        runtime TEXT NOT NULL,
+        image TEXT NOT NULL,
+        driver TEXT NOT NULL,
+        state TEXT NOT NULL,
+        memory INTEGER NOT NULL,
+        vcpus INTEGER NOT NULL,
+        created REAL NOT NULL,
+        kernel_id TEXT NOT NULL,
+        notebook TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        endpoint TEXT,
+        keys TEXT
+    ) STRICT;
+    """,
+)
+_BUSY_SECONDS = 30.0
+
+
+class Store:
+    """Reads and writes `Sandbox` records. Only the service writes.
+
+    Args:
+        path: the database; made, readable by its owner only, if it does not exist.
+
+    Raises:
+        Permanent: the file was written by a later version of this package, or is no database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        path.touch(mode=0o600)
+        self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._migrate(path)
+        except sqlite3.DatabaseError as error:
+            raise Permanent(
+                f"{path} cannot be used: {error}. Move it away to begin with a new one."
+            ) from error
+
+    def _migrate(self, path: Path) -> None:
+        if self._version() == len(_MIGRATIONS):
+            return
+        with self._transaction():
+            version = self._version()
+            if version > len(_MIGRATIONS):
+                raise Permanent(f"{path} is of a later version of jupyter_vsandbox; upgrade this one.")
+            for script in _MIGRATIONS[version:]:
+                for statement in filter(str.strip, script.split(";")):
+                    self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of the block, seen by nobody before its end, or nothing of it."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def add(self, sandbox: Sandbox) -> None:
+        """Record a new sandbox.
+
+        Raises:
+            Conflict: its id is taken.
+        """
+        row = _to_row(sandbox)
+        columns = ", ".join(row)
+        marks = ", ".join(f":{name}" for name in row)
+        try:
+            with self._transaction() as db:
+                db.execute(f"INSERT INTO sandboxes ({columns}) VALUES ({marks})", row)  # noqa: S608
+        except sqlite3.IntegrityError:
+            raise Conflict(f"There is a sandbox {sandbox.id} already.") from None
+
+    def get(self, sandbox_id: str) -> Sandbox:
+        """The record of one sandbox.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        with self._lock:
+            row = self._db.execute("SELECT * FROM sandboxes WHERE id = ?", (sandbox_id,)).fetchone()
+        if row is None:
+            raise NotFound(f"There is no sandbox {sandbox_id}.")
+        return _from_row(row)
+
+    def all(self) -> list[Sandbox]:
+        """All records, oldest first."""
+        with self._lock:
+            rows = self._db.execute("SELECT * FROM sandboxes ORDER BY created, id").fetchall()
+        return [_from_row(row) for row in rows]
+
+    def change(self, sandbox_id: str, expected: State | None = None, **values: Any) -> Sandbox:
+        """Change fields of a record, all or none, and return it as it is then.
+
+        Args:
+            sandbox_id: which.
+            expected: refuse unless this is its state.
+            **values: new values of `Sandbox` fields. A state must be reachable from the old one.
+
+        Raises:
+            NotFound: there is none of that id.
+            InvalidState: the state it is in forbids the change.
+        """
+        with self._transaction() as db:
+            row = db.execute("SELECT * FROM sandboxes WHERE id = ?", (sandbox_id,)).fetchone()
+            if row is None:
+                raise NotFound(f"There is no sandbox {sandbox_id}.")
+            before = _from_row(row)
+            subject = f"Sandbox {sandbox_id}"
+            target = values.get("state", before.state)
+            if expected is not None and before.state != expected:
+                check_transition(subject, before.state, target)
+            if target != before.state:
+                check_transition(subject, before.state, target)
+            new = _to_row(Sandbox(**{**before.__dict__, **values}))
+            assignments = ", ".join(f"{name} = :{name}" for name in new)
+            db.execute(f"UPDATE sandboxes SET {assignments} WHERE id = :id", new)  # noqa: S608
+            return _from_row(new)
+
+    def claim_standby(
+        self, image: str, shape: Shape, newer_than: float, owner: str, kernel_id: str, notebook: str
+    ) -> Sandbox | None:
+        """Give one standby to `owner`, for nobody else to get; `None` if there is none.
+
+        Args:
+            image: `Image.id` wanted.
+            shape: size wanted.
+            newer_than: leave older ones alone; seconds since the epoch.
+            owner: see `Sandbox`.
+            kernel_id: see `Sandbox`.
+            notebook: see `Sandbox`.
+        """
+        with self._transaction() as db:
+            row = db.execute(
+                "UPDATE sandboxes SET state = ?, owner = ?, kernel_id = ?, notebook = ? WHERE id = ("
+                "SELECT id FROM sandboxes WHERE state = ? AND image = ? AND memory = ? AND vcpus = ? "
+                "AND created > ? ORDER BY created LIMIT 1) RETURNING *",
+                (
+                    State.RUNNING,
+                    owner,
+                    kernel_id,
+                    notebook,
+                    State.STANDBY,
+                    image,
+                    shape.memory,
+                    shape.vcpus,
+                    newer_than,
+                ),
+            ).fetchone()
+        return None if row is None else _from_row(row)
+
+    def remove(self, sandbox_id: str) -> None:
+        """Forget a sandbox. Harmless twice."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
+
+
+def _to_row(sandbox: Sandbox) -> dict[str, Any]:
+    row = dict(sandbox.__dict__)
+    shape: Shape = row.pop("shape")
+    row["state"] = str(sandbox.state)
+    row.update(memory=shape.memory, vcpus=shape.vcpus)
+    for name in ("endpoint", "keys"):
+        row[name] = None if row[name] is None else json.dumps(asdict(row[name]))
+    return row
+
+
+def _from_row(row: sqlite3.Row | dict[str, Any]) -> Sandbox:
+    values = dict(row)
+    values["state"] = State(values["state"])
+    values["shape"] = Shape(memory=values.pop("memory"), vcpus=values.pop("vcpus"))
+    if values["endpoint"] is not None:
+        values["endpoint"] = Endpoint(**json.loads(values["endpoint"]))
+    if values["keys"] is not None:
+        values["keys"] = LinkKeys(**json.loads(values["keys"]))
+    return Sandbox(**values)

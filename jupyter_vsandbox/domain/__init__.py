@@ -1,0 +1,1 @@
+"""What the project talks about: states, records and errors. Standard library only."""

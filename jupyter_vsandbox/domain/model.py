@@ -1,0 +1,184 @@
+"""The records that travel between the layers, and the states of a sandbox."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from jupyter_vsandbox.domain.errors import InvalidState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class State(StrEnum):
+    """Where a sandbox is in its life."""
+
+    STARTING = "starting"
+    """Recorded and paid for in memory, but nobody can use it yet."""
+    STANDBY = "standby"
+    """Running and warm, waiting for somebody to claim it."""
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    """No machine, but its disk is kept."""
+
+
+_TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        State.STARTING: frozenset({State.STANDBY, State.RUNNING, State.STOPPING, State.STOPPED}),
+        State.STANDBY: frozenset({State.RUNNING, State.STOPPING, State.STOPPED}),
+        State.RUNNING: frozenset({State.STOPPING, State.STOPPED, State.STARTING}),
+        State.STOPPING: frozenset({State.STOPPED}),
+        State.STOPPED: frozenset({State.STARTING}),
+    }
+)
+if set(_TRANSITIONS) != set(State):  # pragma: no cover
+    raise AssertionError("every state needs its row in the transition table")
+
+
+def check_transition(subject: str, actual: State, target: State) -> None:
+    """Raise `InvalidState` unless a sandbox may go from `actual` to `target`."""
+    if target not in _TRANSITIONS[actual]:
+        raise InvalidState(subject, actual, {s for s in State if target in _TRANSITIONS[s]})
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a guest's agent listens, as seen from this host."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The address in ZeroMQ's notation."""
+        return f"tcp://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class LinkKeys:
+    """The CURVE keys of one link, Z85 text of 40 characters each.
+
+    The agent is the CURVE server; it admits the one client whose public key it was given.
+    See https://rfc.zeromq.org/spec/26/.
+    """
+
+    server_public: str
+    client_public: str
+    client_secret: str = field(repr=False)
+    server_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a machine.
+
+    Attributes:
+        memory: guest memory in bytes.
+        vcpus: number of virtual processors.
+    """
+
+    memory: int
+    vcpus: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a runtime builds to: immutable files in one folder.
+
+    Attributes:
+        runtime: the runtime's name, for instance ``python-3.11``.
+        digest: hexadecimal SHA-256 over everything the image was built from.
+        folder: holds ``disk.qcow2``, ``vmlinuz``, ``initrd.img`` and ``manifest.json``.
+        shape: the machine size that the recipe asks for.
+        size: bytes that the folder takes on disk.
+        created: seconds since the epoch.
+        append: kernel command line that the image is made for, the console aside.
+    """
+
+    runtime: str
+    digest: str
+    folder: str
+    shape: Shape
+    size: int
+    created: float
+    append: str
+
+    @property
+    def id(self) -> str:
+        """Short unique name, ``RUNTIME-DIGEST12``; also the folder's name."""
+        return f"{self.runtime}-{self.digest[:12]}"
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """How this host runs guests.
+
+    Attributes:
+        name: QEMU's name for it, ``kvm`` or ``tcg``.
+        reason: why this one, in a sentence for the user.
+        emulated: whether guest code is translated in software (about ten times slower, and
+            not a security boundary in QEMU's own words).
+    """
+
+    name: str
+    reason: str
+
+    @property
+    def emulated(self) -> bool:
+        """Whether guest code is translated in software."""
+        return self.name == "tcg"
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """One machine and what is known of it.
+
+    Attributes:
+        id: 12 hexadecimal digits.
+        runtime: the runtime's name.
+        image: `Image.id` of what it was started from.
+        driver: which driver runs it.
+        state: where it is in its life.
+        shape: the machine's size.
+        created: seconds since the epoch.
+        kernel_id: the Jupyter kernel it serves, "" for none.
+        notebook: the notebook it serves, "" for none.
+        owner: `PID:STARTTIME` of the process that uses it, "" for none (a standby).
+        endpoint: where its agent listens, `None` while there is no machine.
+        keys: the link's keys, `None` while there is no machine.
+    """
+
+    id: str
+    runtime: str
+    image: str
+    driver: str
+    state: State
+    shape: Shape
+    created: float
+    kernel_id: str = ""
+    notebook: str = ""
+    owner: str = ""
+    endpoint: Endpoint | None = None
+    keys: LinkKeys | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a machine takes from its host right now.
+
+    Attributes:
+        memory: private resident memory in bytes.
+        disk: bytes that its own layers take on disk.
+        cpu: seconds of processor time since its start.
+    """
+
+    memory: int
+    disk: int
+    cpu: float

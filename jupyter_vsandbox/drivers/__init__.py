@@ -1,0 +1,1 @@
+"""What runs machines. A driver is a folder here, or anywhere else with an entry point."""

@@ -1,0 +1,117 @@
+"""The contract that every driver keeps.
+
+A machine is named by its sandbox's id; a driver finds all it needs to know of it from that id, in
+any process of the same user. Order of calls: `template` (once per image and shape), then per
+machine `start`, any of `wait_exit`, `usage`, `boot`, `stop`, and at last `delete`. The caller
+holds a lock per machine: two verbs on one machine never run at once. Verbs on different machines
+do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from jupyter_vsandbox.domain.checks import Check
+    from jupyter_vsandbox.domain.model import Accelerator, Endpoint, Image, LinkKeys, Shape, Usage
+
+    Warm = Callable[[Endpoint, LinkKeys], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A booted image with a warm kernel, ready to be cloned.
+
+    Attributes:
+        id: unique among this driver's templates.
+        image: `Image.id`.
+        append: `Image.append`.
+        shape: size of its clones.
+        keys: what a fresh clone's agent is reached with, until it is given its own.
+        accelerator: what it was made with; its clones run on the same.
+    """
+
+    id: str
+    image: str
+    append: str
+    shape: Shape
+    accelerator: str
+    keys: LinkKeys = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a driver can do beyond starting and stopping, as data."""
+
+    memory_clones: bool
+    """`start` resumes a running kernel instead of booting."""
+
+
+class Driver(Protocol):
+    """Runs machines of one kind. Knows nothing of Jupyter."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def checks(self) -> list[Check]:
+        """Examine the host; never raises. Called by ``doctor``."""
+
+    async def accelerator(self) -> Accelerator:
+        """How guests are run on this host, found out once per boot of the host."""
+
+    async def template(self, image: Image, shape: Shape, keys: LinkKeys, warm: Warm) -> Template:
+        """Return the template for an image, made now if there is none.
+
+        Called before each start; safe to call at once from several processes: one makes it, the
+        others wait. `warm` is awaited when the machine's agent can be expected to answer and
+        must return once the kernel is warm. `keys` become those of its clones. Cancelled or failed,
+        it leaves nothing behind.
+
+        Raises:
+            Permanent: the machine did not boot; the message has the end of its console.
+        """
+
+    async def start(self, machine_id: str, template: Template) -> Endpoint:
+        """Start a clone of a template.
+
+        Returns when the machine runs and its agent is reached soon with the template's keys;
+        every clone must be given an identity and keys of its own before it is used.
+
+        Raises:
+            Permanent: it did not start. Nothing of the machine is left.
+        """
+
+    async def boot(self, machine_id: str, image: Image, shape: Shape, keys: LinkKeys) -> Endpoint:
+        """Start a stopped machine from its own disk.
+
+        Returns as soon as the boot has begun; the agent takes as long as the guest needs.
+        """
+
+    async def stop(self, machine_id: str, grace: float) -> None:
+        """End the machine, keep its disk. Harmless on one that is not running.
+
+        Args:
+            machine_id: which.
+            grace: seconds that the guest, already asked to power off, gets before it is cut off.
+        """
+
+    async def delete(self, machine_id: str) -> None:
+        """End the machine and remove all that it has. Harmless twice."""
+
+    async def wait_exit(self, machine_id: str) -> str:
+        """Return once the machine does not run (any more), with the last it said, or ""."""
+
+    def alive(self, machine_id: str) -> bool:
+        """Whether the machine runs."""
+
+    def usage(self, machine_id: str) -> Usage:
+        """What it takes from the host now; zeros where it does not run."""
+
+    def machines(self) -> set[str]:
+        """The ids of all machines that have anything on this host, running or not."""
+
+    def remove_templates(self, image_id: str) -> None:
+        """Forget the templates of an image. Clones that run are not disturbed."""

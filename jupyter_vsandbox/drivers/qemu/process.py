@@ -1,0 +1,266 @@
+"""One QEMU process: started, found again, waited for and ended.
+
+It runs in a session of its own and outlives the process that started it; whoever has its folder
+finds it again by the pid written there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qemu.qmp import ConnectError, ExecuteError, QMPClient
+from qemu.qmp.error import QMPError
+
+from jupyter_vsandbox.domain.errors import Permanent, Transient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
+
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+
+QMP_SECONDS = 20.0
+_MIGRATION_POLL = 0.002  # QEMU sends no event unless asked to, and this takes some 20 ms
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that cannot be mistaken for another one with the same pid.
+
+    Attributes:
+        pid: process id.
+        mark: an argument that no other process was started with.
+    """
+
+    pid: int
+    mark: str
+
+    def alive(self) -> bool:
+        """Whether it still runs (a zombie does not)."""
+        try:
+            with open(f"/proc/{self.pid}/cmdline", "rb") as file:
+                return os.fsencode(self.mark) in file.read().split(b"\0")  # empty for a zombie
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    def kill(self) -> None:
+        """End it at once."""
+        with self._pidfd() as pidfd:
+            if pidfd is not None:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    async def wait(self) -> None:
+        """Return when it runs no more."""
+        loop = asyncio.get_running_loop()
+        with self._pidfd() as pidfd:
+            if pidfd is None:
+                return
+            ended = asyncio.Event()
+            loop.add_reader(pidfd, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(pidfd)
+
+    @contextlib.contextmanager
+    def _pidfd(self) -> Iterator[int | None]:
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            yield None
+            return
+        try:
+            # The descriptor pins the process, so the check after it cannot be overtaken.
+            yield pidfd if self.alive() else None
+        finally:
+            os.close(pidfd)
+
+
+class Qemu:
+    """The QEMU process of one machine.
+
+    Args:
+        folder: holds its pid and error output.
+        socket_path: its QMP socket, in a folder that only this user may enter.
+    """
+
+    def __init__(self, folder: Path, socket_path: Path) -> None:
+        self.folder = folder
+        self.socket_path = socket_path
+
+    @property
+    def process(self) -> Process | None:
+        """The process as last started, which may have ended since."""
+        try:
+            return Process(int(self._pid_file.read_text()), str(self._pid_file))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / "pid"
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        process = self.process
+        return process is not None and process.alive()
+
+    def last_words(self) -> str:
+        """What QEMU itself printed, and the end of the guest's console."""
+        parts = []
+        for name in ("qemu.log", "console.log"):
+            with contextlib.suppress(FileNotFoundError):
+                parts.append((self.folder / name).read_text(errors="replace")[-2000:].strip())
+        return "\n".join(part for part in parts if part)
+
+    async def launch(self, argv: Sequence[str], state: Path | None = None) -> int:
+        """Start `argv` with a QMP monitor added, wait until it answers, return the agent's port.
+
+        Args:
+            argv: the command line.
+            state: device state to resume from, for a command line that defers that.
+
+        Raises:
+            Permanent: it ended at once; the message says what it printed.
+        """
+        self.socket_path.unlink(missing_ok=True)
+        self._pid_file.unlink(missing_ok=True)
+        # The socket listens before QEMU exists: nothing has to be tried again until it does.
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.fspath(self.socket_path))
+            self.socket_path.chmod(0o600)
+            listener.listen(8)
+            fd = listener.fileno()
+            command = [
+                # A daemon of no parent: no zombie is left to whoever started it.
+                "setsid",
+                "--fork",
+                *argv,
+                "-chardev",
+                f"socket,id=qmp,fd={fd},server=on,wait=off",
+                "-mon",
+                "chardev=qmp,mode=control",
+                "-pidfile",
+                os.fspath(self._pid_file),
+            ]
+            await asyncio.to_thread(self._spawn, command, fd)
+        try:
+            async with self.monitor() as execute:
+                port = await execute.forwarded_port()
+                if state is not None:
+                    await execute.load_state(state)
+        except BaseException as error:
+            # It may not have written its pid yet; its monitor takes this as soon as it runs.
+            with contextlib.suppress(Transient):
+                async with self.monitor() as execute:
+                    await execute("quit")
+            await self.end()
+            if isinstance(error, Transient):
+                raise Permanent(f"QEMU did not start: {self.last_words() or error}") from error
+            raise
+        return port
+
+    def _spawn(self, command: Sequence[str], fd: int) -> None:
+        with open(self.folder / "qemu.log", "wb") as log:
+            subprocess.run(
+                command, check=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(fd,), cwd="/"
+            )
+
+    @contextlib.asynccontextmanager
+    async def monitor(self) -> AsyncIterator[Monitor]:
+        """A QMP session. QEMU talks to one at a time; a second waits.
+
+        Raises:
+            Transient: QEMU is gone, refused a command, or took longer than `QMP_SECONDS`.
+        """
+        client = QMPClient()
+        try:
+            async with asyncio.timeout(QMP_SECONDS):
+                await client.connect(os.fspath(self.socket_path))
+                yield Monitor(client)
+        except ExecuteError as error:
+            raise Transient(f"QEMU refused: {error}") from error
+        except (ConnectError, QMPError, OSError) as error:
+            raise Transient(f"QEMU does not answer: {error}") from error
+        finally:
+            with contextlib.suppress(QMPError, OSError, EOFError):
+                await client.disconnect()
+
+    async def end(self) -> None:
+        """Kill the process if it runs, and forget it."""
+        process = self.process
+        if process is not None:
+            process.kill()
+            await process.wait()
+        self.socket_path.unlink(missing_ok=True)
+        self._pid_file.unlink(missing_ok=True)
+
+
+class Monitor:
+    """Runs QMP commands, https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html."""
+
+    def __init__(self, client: QMPClient) -> None:
+        self._client = client
+
+    async def __call__(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 - JSON
+        """Run one command and return its result; underscores in names stand for dashes."""
+        return await self._client.execute(command, {k.replace("_", "-"): v for k, v in arguments.items()})
+
+    async def save_state(self, path: Path) -> None:
+        """Write the state of the stopped machine's devices to a new file.
+
+        Memory that is shared with a file is not part of it (capability ``x-ignore-shared``).
+
+        Raises:
+            Permanent: QEMU could not; the file is incomplete.
+        """
+        with self._as_state(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)) as fd:
+            await self._ignore_shared_memory()
+            await self("getfd", fdname="state")
+            await self("migrate", uri="fd:state")
+            while True:
+                answer = await self("query-migrate")
+                if answer["status"] == "completed":
+                    break
+                if answer["status"] in {"failed", "cancelled"}:
+                    raise Permanent(f"QEMU could not save the machine's state: {answer.get('error-desc')}")
+                await asyncio.sleep(_MIGRATION_POLL)
+            os.fsync(fd)
+
+    async def load_state(self, path: Path) -> None:
+        """Begin to resume from a state that `save_state` wrote; QEMU ends if it cannot."""
+        with self._as_state(os.open(path, os.O_RDONLY)):
+            await self._ignore_shared_memory()
+            await self("getfd", fdname="state")
+            await self("migrate-incoming", uri="fd:state")
+
+    @contextlib.contextmanager
+    def _as_state(self, fd: int) -> Iterator[int]:
+        """Send QEMU a descriptor along with the next command."""
+        try:
+            self._client.send_fd_scm(fd)
+            yield fd
+        finally:
+            os.close(fd)
+
+    async def _ignore_shared_memory(self) -> None:
+        await self(
+            "migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}]
+        )
+
+    async def forwarded_port(self) -> int:
+        """The host port of the only forward, chosen by the host's kernel."""
+        text = await self("human-monitor-command", command_line="info usernet")
+        for line in str(text).splitlines():
+            words = line.split()
+            if words and words[0].startswith("TCP[HOST_FORWARD]"):
+                return int(words[3])
+        raise Permanent(f"QEMU has no forward to its agent: {text}")

@@ -1,0 +1,111 @@
+"""Makes a template: boots an image with its memory in a file, and freezes it when it is warm.
+
+The memory file of a template must never be mapped shared again: that would corrupt it for all
+clones, so it is made read-only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jupyter_vsandbox.domain.errors import Exhausted
+from jupyter_vsandbox.domain.model import Endpoint, LinkKeys, Shape
+from jupyter_vsandbox.drivers.base import Template
+from jupyter_vsandbox.drivers.qemu.disk import RESERVE, create_overlay
+from jupyter_vsandbox.drivers.qemu.process import Qemu
+from jupyter_vsandbox.files import locked, new_folder, write_private
+
+if TYPE_CHECKING:
+    from jupyter_vsandbox.domain.model import Accelerator, Image
+    from jupyter_vsandbox.drivers.base import Warm
+    from jupyter_vsandbox.drivers.qemu.command import Command
+
+RAM = "ram"
+STATE = "state"
+DISK = "disk.qcow2"
+_MANIFEST = "template.json"
+
+
+def template_id(image: Image, shape: Shape, accelerator: Accelerator, qemu_version: str) -> str:
+    """The name of a template: everything that its saved state depends on."""
+    inputs = json.dumps([image.digest, asdict(shape), accelerator.name, qemu_version])
+    return f"{image.id}-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"
+
+
+def load(folder: Path) -> Template | None:
+    """The template in `folder`, `None` if there is none."""
+    try:
+        record = json.loads((folder / _MANIFEST).read_text())
+    except FileNotFoundError:
+        return None
+    record["shape"] = Shape(**record["shape"])
+    record["keys"] = LinkKeys(**record["keys"])
+    return Template(**record)
+
+
+async def ensure(
+    folder: Path, sockets: Path, image: Image, command: Command, keys: LinkKeys, warm: Warm
+) -> Template:
+    """Return the template in `folder`, made now if there is none.
+
+    Args:
+        folder: where it is, or comes to be; its name is the template's id.
+        sockets: private folder for the QMP socket.
+        image: what to boot.
+        command: with binary, accelerator and shape right; all files are set here.
+        keys: for its clones' agents.
+        warm: see `Driver.template`.
+    """
+    async with locked(folder.parent / f".{folder.name}.lock"):
+        if (ready := load(folder)) is not None:
+            return ready
+        await _clear_drafts(folder)
+        free = os.statvfs(folder.parent)
+        if free.f_bavail * free.f_frsize < command.shape.memory + RESERVE:
+            raise Exhausted(
+                f"Only {free.f_bavail * free.f_frsize >> 20} MiB are free in {folder.parent}; a template of "
+                f"{image.runtime} may need {command.shape.memory + RESERVE >> 20} MiB."
+            )
+        with new_folder(folder) as draft:
+            template = Template(folder.name, image.id, image.append, command.shape, command.accelerator, keys)
+            await _make(draft, sockets / "template.qmp", image, command, template, warm)
+            write_private(draft / _MANIFEST, json.dumps(asdict(template)))
+        return template
+
+
+async def _clear_drafts(folder: Path) -> None:
+    """Remove what a killed process left of an attempt at this template, its QEMU first."""
+    for draft in folder.parent.glob(f".new-{folder.name}-*"):
+        await Qemu(draft, draft / "qmp").end()
+        shutil.rmtree(draft)
+
+
+async def _make(
+    draft: Path, socket_path: Path, image: Image, command: Command, template: Template, warm: Warm
+) -> None:
+    await create_overlay(draft / DISK, Path(image.folder) / DISK)
+    (draft / RAM).touch(mode=0o600)
+    os.truncate(draft / RAM, command.shape.memory)
+    keys = draft / "keys.json"
+    write_private(keys, json.dumps(asdict(template.keys)))
+    command = replace(
+        command, disk=draft / DISK, ram=draft / RAM, share=True, keys=keys, console=draft / "console.log"
+    )
+    qemu = Qemu(draft, socket_path)
+    try:
+        port = await qemu.launch(command.argv())
+        await warm(Endpoint("127.0.0.1", port), template.keys)
+        async with qemu.monitor() as execute:
+            await execute("stop")
+            await execute.save_state(draft / STATE)
+    finally:
+        await qemu.end()
+    keys.unlink()
+    for name in (RAM, STATE, DISK):
+        (draft / name).chmod(0o400)

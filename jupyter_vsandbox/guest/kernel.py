@@ -1,0 +1,191 @@
+"""The kernel process in the guest and the agent's sockets to it."""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from typing import Any, Dict, List, Optional, Set
+
+import zmq
+
+from . import protocol
+
+RUN = "/run/vsandbox"
+PORTS = {b"shell": 1, b"iopub": 2, b"stdin": 3, b"control": 4}
+HEARTBEAT_PORT = 5
+
+# Runs in the kernel, silently, before a client's first message: works on Python 2.7 and later,
+# and leaves no name behind.
+RESUME = """\
+def _vsandbox_resume(env, cwd, reseed):
+    import os, sys
+    os.environ.update(env)
+    if cwd and os.path.isdir(cwd):
+        os.chdir(cwd)
+    if reseed:
+        if "random" in sys.modules:
+            sys.modules["random"].seed()
+        if "numpy.random" in sys.modules:
+            sys.modules["numpy.random"].seed()
+_vsandbox_resume({env!r}, {cwd!r}, {reseed!r})
+del _vsandbox_resume
+"""
+
+
+class Kernel:
+    """One kernel process; start another by making another.
+
+    Args:
+        context: for the sockets.
+        spec: ``argv``, ``env``, ``cwd``, ``user`` and ``language`` as in /etc/vsandbox/kernel.json.
+        env: added to the spec's environment.
+        cwd: instead of the spec's, where it exists.
+    """
+
+    def __init__(self, context, spec, env, cwd):
+        # type: (zmq.Context[Any], Dict[str, Any], Dict[str, str], str) -> None
+        self.spec = spec
+        self.session = uuid.uuid4().hex
+        self._due = {}  # type: Dict[str, Set[bytes]]
+        account = pwd.getpwnam(spec["user"])
+        self.folder = os.path.join(RUN, "kernel-" + uuid.uuid4().hex[:8])
+        os.mkdir(self.folder, 0o700)
+        os.chown(self.folder, account.pw_uid, account.pw_gid)
+        connection_file = os.path.join(self.folder, "connection.json")
+        ports = {"{}_port".format(name.decode()): port for name, port in PORTS.items()}
+        with open(connection_file, "w") as file:
+            # No key: only this user can open the sockets, and the relay signs on the host.
+            json.dump(
+                dict(
+                    ports,
+                    hb_port=HEARTBEAT_PORT,
+                    transport="ipc",
+                    ip=os.path.join(self.folder, "k"),
+                    key="",
+                    signature_scheme="hmac-sha256",
+                ),
+                file,
+            )
+        os.chown(connection_file, account.pw_uid, account.pw_gid)
+
+        def become_user():  # type: () -> None
+            os.initgroups(account.pw_name, account.pw_gid)
+            os.setgid(account.pw_gid)
+            os.setuid(account.pw_uid)
+            os.umask(0o022)
+
+        with open(os.path.join(self.folder, "kernel.log"), "wb") as log:
+            self.process = subprocess.Popen(
+                [arg.replace("{connection_file}", connection_file) for arg in spec["argv"]],
+                env=dict(spec["env"], **env),
+                cwd=cwd if cwd and os.path.isdir(cwd) else spec["cwd"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=become_user,
+            )
+        # Replies to a shell request and questions on stdin find the same peer by this name.
+        identity = uuid.uuid4().hex.encode()
+        self.sockets = {}  # type: Dict[bytes, zmq.Socket[Any]]
+        for channel, port in PORTS.items():
+            peer = context.socket(zmq.SUB if channel == b"iopub" else zmq.DEALER)
+            peer.linger = 0
+            peer.sndhwm = peer.rcvhwm = 0
+            peer.reconnect_ivl = 10
+            if channel == b"iopub":
+                peer.subscribe(b"")
+            else:
+                peer.identity = identity
+            peer.connect("ipc://{}-{}".format(os.path.join(self.folder, "k"), port))
+            self.sockets[channel] = peer
+
+    def returncode(self):  # type: () -> Optional[int]
+        """`None` while the process lives, else its exit status (negative: the signal)."""
+        return self.process.poll()
+
+    def signal(self, number):  # type: (int) -> None
+        """Send a signal to the kernel and to what it started, as a terminal would."""
+        if self.returncode() is None:
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                pass
+
+    def close(self):  # type: () -> None
+        """End the process and forget its sockets."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        for peer in self.sockets.values():
+            peer.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log_tail(self, size=4096):  # type: (int) -> str
+        """The end of what the process printed outside cells."""
+        try:
+            with open(os.path.join(self.folder, "kernel.log"), "rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - size))
+                return log.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    # The agent's own requests, told apart from the clients' by their session.
+
+    def request(self, msg_type, content):  # type: (str, Dict[str, Any]) -> str
+        """Send a shell request of the agent's own; returns its message id."""
+        msg_id = uuid.uuid4().hex
+        header = {
+            "msg_id": msg_id,
+            "msg_type": msg_type,
+            "session": self.session,
+            "username": "vsandbox",
+            "version": "5.3",
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+        }
+        body = [json.dumps(part).encode() for part in (header, {}, {}, content)]
+        self.sockets[b"shell"].send_multipart([protocol.DELIMITER, b""] + body)
+        self._due[msg_id] = {b"shell", b"iopub"}
+        return msg_id
+
+    def is_own(self, channel, frames):  # type: (bytes, List[bytes]) -> bool
+        """Whether a message from the kernel answers a request of the agent's own.
+
+        Parses only while such an answer is due: a reply on shell and ``status: idle`` on iopub.
+        """
+        if not self._due:
+            return False
+        start = frames.index(protocol.DELIMITER)
+        parent = json.loads(frames[start + 3].decode())
+        due = self._due.get(parent.get("msg_id"))
+        if due is None:
+            return False
+        if channel == b"shell" or json.loads(frames[start + 5].decode()).get("execution_state") == "idle":
+            due.discard(channel)
+        if not due:
+            del self._due[parent["msg_id"]]
+        return True
+
+    def idle(self):  # type: () -> bool
+        """Whether all requests of the agent's own are answered."""
+        return not self._due
+
+    def resume(self, env, cwd, reseed):  # type: (Dict[str, str], str, bool) -> None
+        """Give a kernel that is already running its environment and folder."""
+        if self.spec["language"] == "python":
+            self.execute(RESUME.format(env=env, cwd=cwd, reseed=reseed), silent=True)
+
+    def execute(self, code, silent):  # type: (str, bool) -> str
+        """Run code that leaves no trace in history; returns the message id."""
+        content = {
+            "code": code,
+            "silent": silent,
+            "store_history": False,
+            "allow_stdin": False,
+            "stop_on_error": False,
+            "user_expressions": {} if silent else {"_": "1 + 1"},
+        }
+        return self.request("execute_request", content)

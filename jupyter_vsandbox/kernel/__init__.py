@@ -1,0 +1,1 @@
+"""Where Jupyter and sandboxes meet: provisioner, relay and kernelspecs."""

@@ -1,0 +1,251 @@
+"""One Jupyter kernel in one sandbox: the machine, the link to it and the relay before it.
+
+Lives on the engine's loop; the provisioner is its only caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import TYPE_CHECKING, Any
+
+from jupyter_vsandbox.core.standby import refill
+from jupyter_vsandbox.domain.errors import NotFound, Permanent, SandboxError
+from jupyter_vsandbox.domain.model import State
+from jupyter_vsandbox.guest import protocol
+from jupyter_vsandbox.kernel.relay import Relay
+from jupyter_vsandbox.link import AgentLink
+from jupyter_vsandbox.settings import private_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import zmq
+
+    from jupyter_vsandbox.core.service import SandboxService
+    from jupyter_vsandbox.domain.model import Sandbox
+
+_log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 15.0
+SIGNAL_SECONDS = 5.0
+MACHINE_LOST = 70
+"""What `poll` says when not the kernel but its machine or agent is gone (EX_SOFTWARE)."""
+
+
+class KernelMachine:
+    """Starts, restarts, signals and releases one kernel.
+
+    Args:
+        service: for the verbs on the sandbox.
+        runtime: name of the runtime to start.
+        driver: name of the driver to start it with.
+        kernel_id: Jupyter's id of the kernel.
+    """
+
+    def __init__(self, service: SandboxService, runtime: str, driver: str, kernel_id: str) -> None:
+        self._service = service
+        self._runtime = runtime
+        self._driver = driver
+        self._kernel_id = kernel_id
+        self._sandbox: Sandbox | None = None
+        self._link: AgentLink | None = None
+        self._relay: Relay | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._exited = asyncio.Event()
+        self.returncode: int | None = None
+        """`None` while the kernel lives."""
+
+    @property
+    def sandbox_id(self) -> str:
+        """The sandbox's id, "" before there is one."""
+        return self._sandbox.id if self._sandbox else ""
+
+    @staticmethod
+    def socket_folder(service: SandboxService, kernel_id: str) -> Path:
+        """The private folder of a kernel's client sockets."""
+        return service.settings.sockets / f"k{kernel_id.replace('-', '')[:16]}"
+
+    async def launch(
+        self, key: bytes, signature_scheme: str, env: Mapping[str, str], cwd: str, notebook: str
+    ) -> None:
+        """Start the kernel: the first time in a new sandbox, later in the same one.
+
+        Args:
+            key: of the connection file.
+            signature_scheme: of the connection file.
+            env: environment variables to add for the kernel.
+            cwd: folder to start in, where the guest has it.
+            notebook: what the kernel is for, "" if that is not known.
+        """
+        fresh = self._sandbox is None
+        started = booted = False
+        try:
+            if fresh:
+                self._sandbox = await self._service.create(
+                    self._runtime, driver=self._driver, kernel_id=self._kernel_id, notebook=notebook
+                )
+                refill(self._service.settings, self._runtime)
+            elif not self._reachable():
+                await self._disconnect()
+                self._sandbox = await self._restart_machine(notebook)
+                booted = True
+            await self._open_relay(key, signature_scheme)
+            await self._connect()
+            status = await self._request("attach", env=dict(env), cwd=cwd, timeout=ANSWER_SECONDS)
+            if status["protocol"] != protocol.VERSION:
+                raise Permanent(
+                    f"The image of {self._runtime} speaks version {status['protocol']} of the link's "
+                    f"protocol, this host {protocol.VERSION}: jupyter vsandbox images build {self._runtime}"
+                )
+            if booted or not fresh or not status["alive"]:
+                await self._request("start_kernel", env=dict(env), cwd=cwd, timeout=ANSWER_SECONDS)
+            self.returncode = None
+            self._exited.clear()
+            if self._watch is None or self._watch.done():
+                self._watch = asyncio.create_task(self._watch_machine())
+            if self._relay is not None:
+                self._relay.beating = True
+            started = True
+        finally:
+            if not started and fresh:
+                await self.release()
+
+    async def signal(self, number: int) -> None:
+        """Signal the kernel and what it started. A machine that does not answer SIGKILL is ended."""
+        if self.returncode is not None:
+            return
+        try:
+            status = await self._request("signal", number=number, timeout=SIGNAL_SECONDS)
+        except SandboxError as error:
+            if number != signal.SIGKILL:
+                _log.warning("Could not signal the kernel in sandbox %s: %s", self.sandbox_id, error)
+                return
+            await self._service.stop(self.sandbox_id)
+            self._exit(MACHINE_LOST, f"it did not answer and was ended ({error})")
+        else:
+            if not status["alive"]:
+                self._exit(status["returncode"], status["log"])
+
+    async def wait(self) -> int:
+        """Wait until the kernel has ended; returns its exit status."""
+        await self._exited.wait()
+        return self.returncode if self.returncode is not None else MACHINE_LOST
+
+    def rebind(self) -> None:
+        """Listen again where the kernel manager has removed the sockets' files."""
+        if self._relay is not None:
+            self._relay.rebind()
+
+    async def release(self) -> None:
+        """Let go of everything, the sandbox included. Harmless twice."""
+        await self._disconnect()
+        if self._relay is not None:
+            folder = self._relay.prefix.parent
+            await self._relay.close()
+            self._relay = None
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if self._sandbox is not None:
+            await self._service.delete(self._sandbox.id)
+            self._sandbox = None
+        if self.returncode is None:
+            self.returncode = 0
+            self._exited.set()
+
+    # Below: the parts of a launch.
+
+    def _reachable(self) -> bool:
+        if self._link is None or self._sandbox is None:
+            return False
+        try:
+            current = self._service.get(self._sandbox.id)
+        except NotFound:
+            return False
+        return current.state is State.RUNNING and self._service.alive(current.id)
+
+    async def _restart_machine(self, notebook: str) -> Sandbox:
+        """A machine again, from the disk the sandbox had, or a new sandbox if that was deleted."""
+        try:
+            return await self._service.start(self.sandbox_id)
+        except NotFound:
+            return await self._service.create(
+                self._runtime, driver=self._driver, kernel_id=self._kernel_id, notebook=notebook
+            )
+
+    async def _open_relay(self, key: bytes, signature_scheme: str) -> None:
+        if self._relay is None:
+            folder = private_folder(self.socket_folder(self._service, self._kernel_id))
+            self._relay = Relay(folder, key, signature_scheme, self._to_kernel)
+            await self._relay.open()
+
+    async def _connect(self) -> None:
+        if self._link is None and self._sandbox is not None:
+            if self._sandbox.endpoint is None or self._sandbox.keys is None:
+                raise Permanent(f"Sandbox {self._sandbox.id} has no machine.")
+            self._link = AgentLink(
+                self._sandbox.endpoint,
+                self._sandbox.keys,
+                on_kernel=self._from_kernel,
+                on_event=self._on_event,
+                on_reconnect=self._on_reconnect,
+            )
+            await self._link.__aenter__()
+
+    async def _disconnect(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
+
+    async def _request(self, verb: str, *, timeout: float, **args: Any) -> dict[str, Any]:
+        if self._link is None:
+            raise Permanent(f"There is no link to sandbox {self.sandbox_id}.")
+        return await self._link.request(verb, timeout=timeout, **args)
+
+    # What happens by itself.
+
+    async def _to_kernel(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
+        if self._link is not None:
+            await self._link.send(channel, frames)
+
+    def _from_kernel(self, channel: bytes, frames: Sequence[zmq.Frame]) -> None:
+        if self._relay is not None:
+            self._relay.from_kernel(channel, frames)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "kernel_exited":
+            self._exit(event["returncode"], event["log"])
+
+    def _on_reconnect(self) -> None:
+        self._watch_reconnect = asyncio.create_task(self._reattach())
+
+    async def _reattach(self) -> None:
+        """The link was cut: if the agent was killed, its kernel is gone with it."""
+        try:
+            status = await self._request("attach", timeout=ANSWER_SECONDS)
+        except SandboxError as error:
+            _log.warning("Lost sandbox %s: %s", self.sandbox_id, error)
+            return
+        if not status["alive"]:
+            self._exit(MACHINE_LOST, "its agent was started anew")
+
+    async def _watch_machine(self) -> None:
+        last_words = await self._service.ended(self.sandbox_id)
+        self._exit(MACHINE_LOST, f"its machine ended: {last_words}")
+
+    def _exit(self, returncode: int | None, reason: str) -> None:
+        if self.returncode is None:
+            level = logging.WARNING if returncode else logging.DEBUG
+            _log.log(
+                level, "Sandbox %s: the kernel ended with status %s. %s", self.sandbox_id, returncode, reason
+            )
+            self.returncode = MACHINE_LOST if returncode is None else returncode
+            if self._relay is not None:
+                self._relay.beating = False
+            self._exited.set()

@@ -1,0 +1,73 @@
+"""Writes the kernelspecs through which Jupyter offers the runtimes.
+
+See https://jupyter-client.readthedocs.io/en/stable/kernels.html#kernel-specs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+if TYPE_CHECKING:
+    from jupyter_vsandbox.runtimes.recipe import Recipe
+
+
+def spec_name(runtime: str) -> str:
+    """The kernel's name in Jupyter."""
+    return f"vsandbox-{runtime}"
+
+
+def kernel_json(recipe: Recipe, driver: str = "qemu") -> dict[str, object]:
+    """The content of ``kernel.json``."""
+    return {
+        # Never run on the host: the provisioner starts what the guest's own recipe says.
+        "argv": ["jupyter-vsandbox", "{connection_file}"],
+        "display_name": recipe.display_name,
+        "language": recipe.language,
+        "interrupt_mode": "signal",
+        "kernel_protocol_version": "5.5",
+        "metadata": {
+            "debugger": recipe.language == "python",
+            "kernel_provisioner": {
+                "provisioner_name": "vsandbox",
+                "config": {"runtime": recipe.name, "driver": driver},
+            },
+            "vsandbox": {"runtime": recipe.name, "driver": driver},
+        },
+    }
+
+
+def install(recipe: Recipe) -> str:
+    """Write or replace the kernelspec of a runtime in this Python environment, or for this user.
+
+    Returns:
+        the folder it is in.
+    """
+    in_environment = sys.prefix != sys.base_prefix
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "kernel.json").write_text(json.dumps(kernel_json(recipe), indent=1) + "\n")
+        return KernelSpecManager().install_kernel_spec(
+            folder,
+            kernel_name=spec_name(recipe.name),
+            user=not in_environment,
+            prefix=sys.prefix if in_environment else None,
+        )
+
+
+def uninstall(runtime: str) -> None:
+    """Remove the kernelspec of a runtime. Harmless if there is none."""
+    try:
+        KernelSpecManager().remove_kernel_spec(spec_name(runtime))
+    except NoSuchKernel:
+        return
+
+
+def installed(runtime: str) -> bool:
+    """Whether Jupyter offers the runtime."""
+    return spec_name(runtime) in KernelSpecManager().find_kernel_specs()

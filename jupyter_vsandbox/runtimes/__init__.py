@@ -1,0 +1,1 @@
+"""Runtimes: recipes, where they are found, and how they become bootable images."""

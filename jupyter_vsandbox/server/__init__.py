@@ -1,0 +1,1 @@
+"""The Jupyter Server extension: what a browser may ask of this project."""

@@ -1,0 +1,74 @@
+"""Configuration: every setting has its trait, and every way to set it works."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from traitlets.config import Config
+
+from jupyter_vsandbox.config import BASENAME, VSandbox, load_settings
+from jupyter_vsandbox.domain.errors import InvalidRequest
+from jupyter_vsandbox.settings import Settings
+
+
+@pytest.fixture
+def config_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "config"
+    folder.mkdir()
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(folder))
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(tmp_path / "chosen"))
+    monkeypatch.delenv("JUPYTER_NO_CONFIG", raising=False)
+    return folder
+
+
+def test_every_setting_has_a_documented_trait():
+    traits = VSandbox.class_traits(config=True)
+    own = {name: trait for name, trait in traits.items() if trait.this_class is VSandbox}
+    assert set(own) == {field.name for field in dataclasses.fields(Settings)}
+    assert all(trait.help for trait in own.values())
+
+
+@pytest.mark.usefixtures("config_folder")
+def test_without_configuration_the_defaults_hold(settings):
+    assert load_settings() == Settings()
+
+
+@pytest.mark.usefixtures("config_folder")
+def test_every_trait_reaches_its_setting():
+    values = {
+        "home": "/srv/vsandbox",
+        "recipe_folders": ["/srv/recipes"],
+        "accelerator": "tcg",
+        "standby": 3,
+        "standby_seconds": 5.0,
+        "memory_budget": 7,
+        "memory_overcommit": 2.5,
+        "translation_cache": 11,
+        "mirror": "https://mirror.example/debian",
+    }
+    expected = values | {"home": Path("/srv/vsandbox"), "recipe_folders": (Path("/srv/recipes"),)}
+    assert dataclasses.asdict(load_settings(Config(VSandbox=values))) == expected
+
+
+def test_files_are_read_and_overridden(config_folder):
+    (config_folder / f"{BASENAME}.py").write_text("c.VSandbox.standby = 2; c.VSandbox.memory_budget = 2")
+    chosen = config_folder.parent / "chosen"
+    chosen.mkdir()
+    (chosen / f"{BASENAME}.py").write_text("c.VSandbox.memory_budget = 3")
+    (config_folder / f"{BASENAME}.json").write_text(json.dumps({"VSandbox": {"accelerator": "tcg"}}))
+    settings = load_settings(Config(VSandbox={"translation_cache": 4}))
+    assert settings.standby == 2
+    assert settings.memory_budget == 3
+    assert settings.accelerator == "tcg"
+    assert settings.translation_cache == 4
+
+
+def test_a_wrong_value_is_named(config_folder):
+    with pytest.raises(InvalidRequest, match="accelerator"):
+        load_settings(Config(VSandbox={"accelerator": "magic"}))
+    (config_folder / f"{BASENAME}.py").write_text("c.VSandbox.standby = ")
+    with pytest.raises(InvalidRequest, match=f"{BASENAME}.py"):
+        load_settings()
