@@ -16,7 +16,7 @@ NPM := npm --prefix labextension --prefer-offline --no-fund --no-audit
 SYSTEM_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labextension check check-python check-typescript test lab demo bench wheel clean
+.PHONY: help setup labextension check check-python check-typescript test image lab demo bench wheel clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,22 +72,23 @@ check-typescript: labextension/node_modules/.package-lock.json
 test: check ## Do all of `check`, then the tests that boot machines
 	$(BIN)/pytest tests -m machine $(PYTEST_ARGS)
 
-lab: .venv labextension ## Open JupyterLab with the extension
-	$(BIN)/jupyter lab $(ARGS)
-
-demo: .venv labextension ## Build the image of RUNTIME (python-3.11) unless there is one, open JupyterLab
-	$(BIN)/jupyter vsandbox doctor
+image: setup .venv ## Build and warm the image of RUNTIME (python-3.11) unless it is there
 	$(BIN)/jupyter vsandbox images build $(RUNTIME)
+
+lab: image labextension ## Open JupyterLab with the sandbox kernels
 	$(BIN)/jupyter lab $(ARGS)
 
-bench: .venv ## Measure starts against a local kernel
-	$(BIN)/pytest tests/bench -m machine -s $(PYTEST_ARGS)
+demo: image ## Set everything up and run the demo notebook in a machine of its own
+	$(BIN)/python binder/demo.py
+
+bench: image ## Measure against a local kernel; the figures go to build/bench.json
+	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 wheel: .venv/installed labextension/node_modules/.package-lock.json ## Build the wheel and the sdist into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## Remove all that was built here, the environment too; images stay
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis test-reports
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis test-reports
 	rm -rf labextension/node_modules labextension/lib labextension/coverage jupyter_vsandbox/labextension
 	rm -f labextension/tsconfig.tsbuildinfo labextension/.eslintcache labextension/.stylelintcache
 	find jupyter_vsandbox tests labextension -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -137,7 +137,9 @@ def runtimes(session: Session, _: argparse.Namespace) -> int:
 
 
 def images_build(session: Session, arguments: argparse.Namespace) -> int:
-    """Build an image and offer it in the kernel picker."""
+    """Build an image, offer it in the kernel picker and start it once, so that others start from there."""
+    import asyncio
+
     from jupyter_vsandbox import render
     from jupyter_vsandbox.kernel import specs
     from jupyter_vsandbox.runtimes import build
@@ -146,7 +148,10 @@ def images_build(session: Session, arguments: argparse.Namespace) -> int:
     recipe = Catalog.standard(session.settings).get(arguments.name)
     with render.build_progress(session.output.err) as progress:
         image = build.build(recipe, session.settings, progress)
-    specs.install(recipe)
+        specs.install(recipe)
+        progress("warm", None, "Starting it once, to clone it from then on")
+        with session.service() as service:
+            asyncio.run(service.prepare(recipe.name))
     session.output.answer(
         render.image_dict(image),
         lambda: render.plain(f"{image.id} is built, and {recipe.display_name!r} is in the kernel picker."),
@@ -188,11 +193,14 @@ def images_rm(session: Session, arguments: argparse.Namespace) -> int:
 
 
 def list_sandboxes(session: Session, _: argparse.Namespace) -> int:
-    """List the sandboxes, oldest first."""
+    """List the sandboxes, oldest first, once those that nobody can use any more are gone."""
+    import asyncio
+
     from jupyter_vsandbox import render
 
     rows = []
     with session.service() as service:
+        asyncio.run(service.reconcile())
         for sandbox in service.list():
             with contextlib.suppress(NotFound):  # it went away meanwhile
                 rows.append(render.Row(sandbox, service.usage(sandbox.id)))

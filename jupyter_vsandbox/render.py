@@ -181,16 +181,20 @@ def checks_text(checks: Iterable[Check]) -> Text:
     return Text("\n").join(lines)
 
 
+_STEPS = 20  # that many lines, about, tell of a build where no bar can be drawn
+
+
 @contextlib.contextmanager
 def build_progress(err: Console) -> Iterator[Progress]:
-    """Show how a build goes on: a bar on a terminal, else a line per message."""
+    """Show how a build goes on: a bar on a terminal, else a line now and then."""
     if not err.is_terminal:
-        last = ""
+        last, told = "", -1
 
         def tell(stage: str, fraction: float | None, message: str) -> None:
-            nonlocal last
-            if message != last:
-                last = message
+            nonlocal last, told
+            step = told if fraction is None else int(fraction * _STEPS)
+            if message != last and (fraction is None or step != told):
+                last, told = message, step
                 err.print(plain(message))
 
         yield tell

@@ -53,7 +53,7 @@ class Settings:
     standby_seconds: float = 4 * 3600.0
     memory_budget: int = 0
     memory_overcommit: float = 1.5
-    translation_cache: int = 128 * 1024 * 1024
+    translation_cache: int = 64 * 1024 * 1024
     mirror: str = field(default_factory=lambda: os.environ.get("JUPYTER_VSANDBOX_MIRROR", ""))
 
     def to_json(self) -> str:

@@ -56,6 +56,7 @@ class KernelMachine:
         self._relay: Relay | None = None
         self._watch: asyncio.Task[None] | None = None
         self._exited = asyncio.Event()
+        self._ending = False
         self.returncode: int | None = None
         """`None` while the kernel lives."""
 
@@ -104,6 +105,7 @@ class KernelMachine:
             if booted or not fresh or not status["alive"]:
                 await self._request("start_kernel", env=dict(env), cwd=cwd, timeout=ANSWER_SECONDS)
             self.returncode = None
+            self._ending = False
             self._exited.clear()
             if self._watch is None or self._watch.done():
                 self._watch = asyncio.create_task(self._watch_machine())
@@ -118,6 +120,7 @@ class KernelMachine:
         """Signal the kernel and what it started. A machine that does not answer SIGKILL is ended."""
         if self.returncode is not None:
             return
+        self._ending = number in (signal.SIGTERM, signal.SIGKILL)
         try:
             status = await self._request("signal", number=number, timeout=SIGNAL_SECONDS)
         except SandboxError as error:
@@ -241,7 +244,7 @@ class KernelMachine:
 
     def _exit(self, returncode: int | None, reason: str) -> None:
         if self.returncode is None:
-            level = logging.WARNING if returncode else logging.DEBUG
+            level = logging.WARNING if returncode and not self._ending else logging.DEBUG
             _log.log(
                 level, "Sandbox %s: the kernel ended with status %s. %s", self.sandbox_id, returncode, reason
             )

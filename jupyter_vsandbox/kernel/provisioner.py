@@ -22,6 +22,7 @@ from jupyter_vsandbox.kernel.relay import PORTS
 
 if TYPE_CHECKING:
     from jupyter_client.connect import KernelConnectionInfo
+    from jupyter_client.session import Session
 
     from jupyter_vsandbox.settings import Settings
 
@@ -45,13 +46,13 @@ class SandboxProvisioner(KernelProvisionerBase):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._machine: KernelMachine | None = None
+        self._session: Session | None = None
+        self._reaped = True
 
     @property
     def has_process(self) -> bool:
         """See the base class: whether there is a kernel to poll, signal or wait for."""
         return self._machine is not None and not self._reaped
-
-    _reaped = True
 
     async def poll(self) -> int | None:
         """See the base class: `None` while the kernel lives, or its exit status."""
@@ -98,6 +99,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         env = kwargs.get("env")
         manager.write_connection_file(jupyter_session=(env or {}).get("JPY_SESSION_NAME", ""))
         self.connection_info = manager.get_connection_info()
+        self._session = manager.session
         added = {name: value for name, value in (env or {}).items() if os.environ.get(name) != value}
         kwargs = await super().pre_launch(cmd=[], **kwargs)
         kwargs["env"] = {n: v for n, v in (self.kernel_spec.env | added).items() if n not in _NOT_FOR_GUESTS}
@@ -108,9 +110,9 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """See the base class: a new sandbox, or after a restart a new kernel in the same one."""
-        if self._machine is None:
+        if self._machine is None or self._session is None:
             raise RuntimeError("pre_launch was not called.")
-        env, session = kwargs["env"], self.parent.session
+        env, session = kwargs["env"], self._session
         try:
             await Engine.instance().call(
                 self._machine.launch(

@@ -86,6 +86,7 @@ class AgentLink:
         self._ids = itertools.count()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._socket: zmq.asyncio.Socket | None = None
+        self._monitor: zmq.asyncio.Socket | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -99,7 +100,7 @@ class AgentLink:
         socket.reconnect_ivl_max = _RECONNECT_MAX_MS
         socket.handshake_ivl = _HANDSHAKE_MS
         events = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
-        monitor = socket.get_monitor_socket(events)
+        self._monitor = monitor = socket.get_monitor_socket(events)
         socket.connect(self._endpoint.url)
         self._socket = socket
         self._tasks = [asyncio.create_task(self._read(socket)), asyncio.create_task(self._watch(monitor))]
@@ -118,6 +119,9 @@ class AgentLink:
             self._socket.disable_monitor()
             self._socket.close()
             self._socket = None
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
         self._give_up()
 
     def _give_up(self) -> None:

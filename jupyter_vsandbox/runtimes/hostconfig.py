@@ -39,6 +39,8 @@ _SYSTEM_BUNDLES = (
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
 )
+_DISTRIBUTION = Path("/usr/share/ca-certificates")
+_LOCAL = Path("/usr/local/share/ca-certificates")
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _PIP_LINE = re.compile(r"(?P<section>[^.=]+)\.(?P<key>[^=]+)=(?P<value>.*)")
@@ -197,12 +199,12 @@ def _is_local_option(option: str) -> bool:
 
 def _certificates(environ: Mapping[str, str], pip: Mapping[str, str]) -> list[str]:
     """What the host trusts and its distribution does not bring, each certificate once."""
-    distribution = _blocks(Path("/usr/share/ca-certificates").rglob("*.crt"))
+    distribution = _blocks(_DISTRIBUTION.rglob("*.crt"))
     paths = [Path(path) for path in _SYSTEM_BUNDLES]
     paths += [Path(environ[key]) for key in _BUNDLE_VARIABLES if environ.get(key)]
     if "cert" in pip:
         paths.append(Path(pip["cert"]))
-    paths += sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt"))
+    paths += sorted(_LOCAL.rglob("*.crt"))
     known = {_body(block) for block in distribution}
     found: list[str] = []
     for block in _blocks(paths):

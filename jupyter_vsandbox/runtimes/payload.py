@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.runtimes.mirror import Source
     from jupyter_vsandbox.runtimes.recipe import Recipe
 
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 """Raised whenever the same inputs would come out as another image."""
 
 AGENT_REQUIREMENTS = ("pyzmq>=22",)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from jupyter_vsandbox import __version__, cli, config, render
-from jupyter_vsandbox.core import doctor
+from jupyter_vsandbox.core import doctor, owner
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain import errors
 from jupyter_vsandbox.domain.checks import Check, Status
@@ -29,7 +30,7 @@ SANDBOX = Sandbox(
     created=1_700_000_000.0,
     kernel_id="k",
     notebook="work/\x1b[31mplot.ipynb",
-    owner="4242:99",
+    owner=owner.this_process(),
     keys=LinkKeys(SECRET, SECRET, SECRET, SECRET),
 )
 
@@ -46,7 +47,7 @@ class Driver:
         return Usage(memory=40 * MIB, disk=3 * MIB, cpu=1.5)
 
     def alive(self, machine_id):
-        return False
+        return True
 
     async def stop(self, machine_id, grace):
         if machine_id == self.broken:
@@ -54,6 +55,9 @@ class Driver:
 
     async def delete(self, machine_id):
         self.deleted.append(machine_id)
+
+    def machines(self):
+        return set()
 
     def remove_templates(self, image_id):
         self.without_templates.append(image_id)
@@ -240,7 +244,7 @@ def test_list_as_json(sandboxes, run):
         "created": "2023-11-14T22:13:20+00:00",
         "kernel_id": "k",
         "notebook": "work/\x1b[31mplot.ipynb",
-        "owner_pid": 4242,
+        "owner_pid": os.getpid(),
         "memory_limit_bytes": GIB,
         "vcpus": 2,
         "memory_bytes": 40 * MIB,
@@ -258,7 +262,7 @@ def test_list_as_a_table(sandboxes, run):
     assert head.split() == ["ID", "RUNTIME", "STATE", "NOTEBOOK", "AGE", "MEMORY", "DISK", "OWNER"]
     assert len(rows) == 3
     assert "40 MiB / 1.0 GiB" in rows[0]
-    assert "4242" in rows[0]
+    assert str(os.getpid()) in rows[0]
     assert "work/?[31mplot.ipynb" in rows[0]
     assert "\x1b" not in out
     assert SECRET not in out
@@ -305,12 +309,22 @@ def test_build_tells_its_progress_and_installs_the_kernelspec(settings, built, r
         progress("system", 0.3, "Installing \x1b[31mDebian [bold]")
         return IMAGE
 
+    prepared = []
+
+    async def prepare(service, runtime):
+        prepared.append(runtime)
+
     monkeypatch.setattr(build, "build", make)
+    monkeypatch.setattr(SandboxService, "prepare", prepare)
     code, out, err = run("images", "build", "python-3.11", "--json")
     assert code == 0
     assert json.loads(out)["id"] == IMAGE.id
-    assert err.splitlines() == ["Waiting for another build", "Installing ?[31mDebian [bold]"]
-    assert built[1] == ["python-3.11"]
+    assert err.splitlines() == [
+        "Waiting for another build",
+        "Installing ?[31mDebian [bold]",
+        "Starting it once, to clone it from then on",
+    ]
+    assert built[1] == prepared == ["python-3.11"]
 
 
 def test_build_draws_a_bar_on_a_terminal(capsys):

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,14 +58,12 @@ class QemuDriver:
         """See `Driver`."""
         accelerator = await accel.probe(self._settings, Path(image.folder) / "vmlinuz")
         version = await asyncio.to_thread(accel.qemu_version)
-        folder = private_folder(self._settings.templates) / template.template_id(
-            image, shape, accelerator, version
-        )
+        command = self._command(Path(image.folder), image.append, shape, accelerator.name, Path())
+        folder = private_folder(self._settings.templates) / template.template_id(image, command, version)
         if (ready := template.load(folder)) is not None:
             return ready
         sockets = private_folder(self._settings.sockets / f"t{os.getpid()}")
         try:
-            command = self._command(image.id, image.append, shape, accelerator.name, folder)
             return await template.ensure(folder, sockets, image, command, keys, warm)
         finally:
             with contextlib.suppress(OSError):
@@ -79,12 +77,10 @@ class QemuDriver:
             folder.mkdir(mode=0o700)
             await create_overlay(folder / _DISK, origin / template.DISK)
             write_private(folder / _KEYS, "{}")
-            command = self._command(
-                source.image,
-                source.append,
-                source.shape,
-                source.accelerator,
-                folder,
+            command = replace(
+                self._command(origin, source.append, source.shape, source.accelerator, folder),
+                kernel=origin / template.KERNEL,
+                initrd=origin / template.INITRD,
                 ram=origin / template.RAM,
                 resume=True,
             )
@@ -102,7 +98,7 @@ class QemuDriver:
         (folder / _KEYS).unlink(missing_ok=True)
         write_private(folder / _KEYS, json.dumps(asdict(keys)))
         try:
-            command = self._command(image.id, image.append, shape, accelerator.name, folder)
+            command = self._command(Path(image.folder), image.append, shape, accelerator.name, folder)
             return await self._launch(machine_id, command)
         except BaseException:
             await self.stop(machine_id, grace=0)
@@ -165,17 +161,7 @@ class QemuDriver:
     def _qemu(self, machine_id: str) -> Qemu:
         return Qemu(self._folder(machine_id), self._settings.sockets / machine_id / "qmp")
 
-    def _command(
-        self,
-        image_id: str,
-        append: str,
-        shape: Shape,
-        accelerator: str,
-        folder: Path,
-        ram: Path | None = None,
-        resume: bool = False,
-    ) -> Command:
-        image = self._settings.images / image_id
+    def _command(self, image: Path, append: str, shape: Shape, accelerator: str, folder: Path) -> Command:
         return Command(
             binary=accel.qemu_binary(),
             accelerator=accelerator,
@@ -187,8 +173,6 @@ class QemuDriver:
             disk=folder / _DISK,
             keys=folder / _KEYS,
             console=folder / _CONSOLE,
-            ram=ram,
-            resume=resume,
         )
 
     async def _launch(self, machine_id: str, command: Command, state: Path | None = None) -> Endpoint:

@@ -1,0 +1,237 @@
+"""Measures what users wait for, next to a native ipykernel in the same run.
+
+Called by ``make bench``. Prints a table and writes ``build/bench.json``:
+``{"figures": {NAME: {"median", "min", "max", "n", "unit"}}}``.
+
+A figure whose name ends in ``_vs_native`` is a ratio to the native figure taken right before it.
+Starts are measured with a standby waiting, as a user has it from the second start on;
+``start_cold_vs_native`` is without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+from rich.console import Console
+from rich.table import Table
+
+from jupyter_vsandbox.config import load_settings
+from jupyter_vsandbox.core.service import SandboxService
+from jupyter_vsandbox.domain.model import MIB, State
+from jupyter_vsandbox.drivers.qemu.process import Qemu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jupyter_vsandbox.settings import Settings
+
+RUNTIME = "python-3.11"
+SANDBOX = f"vsandbox-{RUNTIME}"
+NATIVE = "python3"
+RESULT = Path(__file__).parents[2] / "build" / "bench.json"
+FIRST_CELL = "print(6 * 7)"
+READY_SECONDS = 180.0
+DIRECT_PORTS = {name: 6001 + n for n, name in enumerate(("shell", "iopub", "stdin", "control", "hb"))}
+
+GOALS = {
+    "start_vs_native": "<= 1.0, goal <= 0.5",
+    "clone_private_mb": "<= 50",
+}
+
+
+class Figures:
+    """All samples by figure, with their units."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, list[float]] = {}
+        self._units: dict[str, str] = {}
+
+    def add(self, name: str, value: float, unit: str) -> None:
+        """Add one sample to a figure."""
+        self._samples.setdefault(name, []).append(value)
+        self._units[name] = unit
+
+    def summary(self) -> dict[str, dict[str, float | int | str]]:
+        """What ``build/bench.json`` holds."""
+        return {
+            name: {
+                "median": statistics.median(values),
+                "min": min(values),
+                "max": max(values),
+                "n": len(values),
+                "unit": self._units[name],
+            }
+            for name, values in self._samples.items()
+        }
+
+
+def run_cell(client: BlockingKernelClient, code: str) -> str:
+    """Run a cell to its end; what it printed."""
+    texts: list[str] = []
+
+    def collect(message: dict) -> None:
+        if message["msg_type"] == "stream":
+            texts.append(message["content"]["text"])
+
+    reply = client.execute_interactive(code, output_hook=collect, timeout=120)
+    if reply["content"]["status"] != "ok":
+        raise RuntimeError(f"{code!r} failed: {reply['content']}")
+    return "".join(texts)
+
+
+@contextmanager
+def started(kernel_name: str) -> Iterator[tuple[BlockingKernelClient, KernelManager, float]]:
+    """A kernel that has run its first cell, and the seconds from the request to that result."""
+    begin = time.perf_counter()
+    manager = KernelManager(kernel_name=kernel_name)
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        if run_cell(client, FIRST_CELL) != "42\n":
+            raise RuntimeError("the first cell printed something else")
+        yield client, manager, time.perf_counter() - begin
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def standbys(service: SandboxService) -> list[str]:
+    """The ids of the machines in waiting."""
+    return [s.id for s in service.list() if s.state is State.STANDBY]
+
+
+def await_standby(service: SandboxService) -> None:
+    """Wait until a standby is there and nothing of ours is at work on one."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not standbys(service) or any(s.state is State.STARTING for s in service.list()):
+        if time.monotonic() > deadline:
+            raise RuntimeError("no standby came up")
+        time.sleep(0.2)
+    time.sleep(0.5)
+
+
+def bench_starts(figures: Figures, service: SandboxService, count: int) -> None:
+    """Native and sandbox in turn: request to first result, memory of the clone that is idle then."""
+    for _ in range(count):
+        await_standby(service)
+        with started(NATIVE) as (_, _, native):
+            figures.add("native_start_ms", native * 1000, "ms")
+        with started(SANDBOX) as (_, _, sandbox):
+            figures.add("start_ms", sandbox * 1000, "ms")
+            figures.add("start_vs_native", sandbox / native, "ratio")
+            await_standby(service)
+            running = [s for s in service.list() if s.state is State.RUNNING]
+            memory = sum(service.usage(s.id).memory for s in running) / len(running)
+            figures.add("clone_private_mb", memory / MIB, "MiB")
+
+
+def bench_cold_starts(figures: Figures, service: SandboxService, count: int) -> None:
+    """The same without a standby: a clone of the template is started for each."""
+    for _ in range(count):
+        await_standby(service)
+        for waiting in standbys(service):
+            asyncio.run(service.delete(waiting))
+        with started(NATIVE) as (_, _, native):
+            pass
+        with started(SANDBOX) as (_, _, sandbox):
+            figures.add("start_cold_ms", sandbox * 1000, "ms")
+            figures.add("start_cold_vs_native", sandbox / native, "ratio")
+
+
+def bench_roundtrips(figures: Figures, service: SandboxService, count: int) -> None:
+    """A cell that does nothing: over relay and link, and straight to a kernel in the same machine."""
+    await_standby(service)
+    with started(SANDBOX) as (client, _, _), direct_client(client, service) as direct:
+        for each in (client, direct):
+            for _ in range(20):
+                run_cell(each, "pass")
+        for _ in range(count):
+            seconds = []
+            for each in (direct, client):
+                begin = time.perf_counter()
+                run_cell(each, "pass")
+                seconds.append(time.perf_counter() - begin)
+            figures.add("roundtrip_direct_ms", seconds[0] * 1000, "ms")
+            figures.add("roundtrip_overhead_ms", (seconds[1] - seconds[0]) * 1000, "ms")
+
+
+@contextmanager
+def direct_client(client: BlockingKernelClient, service: SandboxService) -> Iterator[BlockingKernelClient]:
+    """A client of a second kernel in the sandbox of `client`, through plain forwarded TCP ports."""
+    connection = {f"{name}_port": port for name, port in DIRECT_PORTS.items()}
+    connection |= {"transport": "tcp", "ip": "0.0.0.0", "key": "bench"}
+    run_cell(
+        client,
+        f"import json, subprocess, sys\njson.dump({connection!r}, open('/tmp/direct.json', 'w'))\n"
+        "direct = subprocess.Popen([sys.executable, '-m', 'ipykernel_launcher', '-f', '/tmp/direct.json'])",
+    )
+    (sandbox,) = (s for s in service.list() if s.state is State.RUNNING)
+    settings = service.settings
+    qemu = Qemu(settings.sandboxes / sandbox.id, settings.sockets / sandbox.id / "qmp")
+    ports = asyncio.run(_forward(qemu))
+    straight = BlockingKernelClient()
+    info = {f"{name}_port": ports[name] for name in DIRECT_PORTS}
+    straight.load_connection_info(info | {"transport": "tcp", "ip": "127.0.0.1", "key": b"bench"})
+    straight.start_channels()
+    try:
+        straight.wait_for_ready(timeout=READY_SECONDS)
+        yield straight
+    finally:
+        straight.stop_channels()
+
+
+async def _forward(qemu: Qemu) -> dict[str, int]:
+    async with qemu.monitor() as execute:
+        for port in DIRECT_PORTS.values():
+            await execute("human-monitor-command", command_line=f"hostfwd_add net0 tcp:127.0.0.1:0-:{port}")
+        text = await execute("human-monitor-command", command_line="info usernet")
+    forwards = [line.split() for line in text.splitlines() if "HOST_FORWARD" in line]
+    by_guest_port = {int(words[5]): int(words[3]) for words in forwards}
+    return {name: by_guest_port[port] for name, port in DIRECT_PORTS.items()}
+
+
+def show(summary: dict[str, dict[str, float | int | str]], settings: Settings) -> None:
+    """Print the table."""
+    table = Table("figure", "median", "min", "max", "n", "unit", "target", title="jupyter_vsandbox bench")
+    for name, figure in summary.items():
+        numbers = (f"{figure[key]:.2f}" for key in ("median", "min", "max"))
+        table.add_row(name, *numbers, str(figure["n"]), str(figure["unit"]), GOALS.get(name, ""))
+    console = Console()
+    console.print(table)
+    with SandboxService(settings) as service:
+        console.print(asyncio.run(service.driver("qemu").accelerator()).reason)
+
+
+def main() -> int:
+    """Measure, print and write; the exit status says only that it ran."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-n", type=int, default=10, help="samples per start figure (default 10)")
+    count = parser.parse_args().n
+    settings = load_settings()
+    figures = Figures()
+    with SandboxService(replace(settings)) as service:
+        asyncio.run(service.prepare(RUNTIME))
+        bench_starts(figures, service, count)
+        bench_cold_starts(figures, service, count)
+        bench_roundtrips(figures, service, 5 * count)
+    summary = figures.summary()
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({"figures": summary}, indent=1) + "\n")
+    show(summary, settings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
