@@ -78,7 +78,7 @@ image: setup .venv ## Build and warm the image of RUNTIME (python-3.11) unless i
 lab: image labextension ## Open JupyterLab with the sandbox kernels
 	$(BIN)/jupyter lab $(ARGS)
 
-demo: image ## Set everything up and run the demo notebook in a machine of its own
+demo: setup .venv ## Set everything up and run the demo notebook in a machine of its own
 	$(BIN)/python binder/demo.py
 
 bench: image ## Measure against a local kernel; the figures go to build/bench.json

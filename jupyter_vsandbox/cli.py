@@ -388,3 +388,7 @@ def _check_kernelspecs(settings: Settings) -> list[Check]:
 
 def _exit_code(error: Exception) -> int:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
