@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import shutil
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +28,7 @@ from jupyter_vsandbox.settings import private_folder
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Coroutine
+    from pathlib import Path
 
     from jupyter_vsandbox.domain.model import Endpoint, Image, LinkKeys, Usage
     from jupyter_vsandbox.drivers.base import Driver
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 BOOT_SECONDS = 240.0
 ADOPT_SECONDS = 60.0
 POWEROFF_SECONDS = 30.0
+_KERNEL_SOCKETS = "k"
 _STANDBY_MARGIN = 60.0  # a standby this near to its end is not worth claiming
 _ACTIVE = frozenset({State.STARTING, State.STANDBY, State.RUNNING, State.STOPPING})
 
@@ -105,6 +108,13 @@ class SandboxService:
         """Return when the machine of a sandbox runs no more, with the last it said."""
         return await self.driver(self.get(sandbox_id).driver).wait_exit(sandbox_id)
 
+    def client_sockets(self, kernel_id: str) -> Path:
+        """Where this process puts the sockets of a kernel's clients; not made yet.
+
+        Once the process is gone, `reconcile` removes it.
+        """
+        return self.settings.sockets / f"{_KERNEL_SOCKETS}{owner.this_process()}:{kernel_id[:6]}"
+
     def driver(self, name: str) -> Driver:
         """The driver called `name`."""
         if name not in self._drivers:
@@ -126,6 +136,7 @@ class SandboxService:
         await self.reconcile()
         image = build.find(runtime, self.settings)
         claimed = self._store.claim_standby(
+            driver,
             image.id,
             image.shape,
             time.time() - self.settings.standby_seconds + _STANDBY_MARGIN,
@@ -148,6 +159,10 @@ class SandboxService:
         await self.reconcile()
         image = build.find(runtime, self.settings)
         waiting = [s for s in self._store.all() if s.state is State.STANDBY and s.image == image.id]
+        for sandbox in list(waiting):
+            if not self.driver(driver).alive(sandbox.id):  # it has powered itself off
+                await self.delete(sandbox.id)
+                waiting.remove(sandbox)
         if len(waiting) >= self.settings.standby:
             return None
         return await self._clone(image, driver, State.STANDBY)
@@ -234,6 +249,9 @@ class SandboxService:
                 await self.delete(sandbox.id)
         for machine_id, driver in machines.items():
             await driver.delete(machine_id)
+        for folder in self.settings.sockets.glob(f"{_KERNEL_SOCKETS}*"):
+            if not owner.lives(folder.name.removeprefix(_KERNEL_SOCKETS).rpartition(":")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
 
     # How a machine comes to life.
 
@@ -291,7 +309,7 @@ class SandboxService:
                 ),
             )
             with contextlib.suppress(OutcomeUnknown):  # its only answer is that the link breaks
-                await link.request("rekey", timeout=ADOPT_SECONDS)
+                await link.request("rekey", timeout=ADOPT_SECONDS, time=time.time())
         waiting = state is State.STANDBY
         if waiting:
             async with AgentLink(endpoint, own) as link:
@@ -331,7 +349,7 @@ class SandboxService:
 
 
 def _identity(sandbox_id: str) -> dict[str, Any]:
-    """What makes a machine this sandbox's: always the same but for time and entropy."""
+    """What makes a machine this sandbox's: always the same but for entropy."""
     digest = hashlib.sha256(sandbox_id.encode()).hexdigest()
     mac = bytes([0x52, 0x54, 0x00]) + bytes.fromhex(digest[:6])
     return {
@@ -339,7 +357,6 @@ def _identity(sandbox_id: str) -> dict[str, Any]:
         "machine_id": digest[:32],
         "mac": mac.hex(":"),
         "entropy": os.urandom(64).hex(),
-        "time": time.time(),
     }
 
 

@@ -157,11 +157,19 @@ class Store:
             return _from_row(new)
 
     def claim_standby(
-        self, image: str, shape: Shape, newer_than: float, owner: str, kernel_id: str, notebook: str
+        self,
+        driver: str,
+        image: str,
+        shape: Shape,
+        newer_than: float,
+        owner: str,
+        kernel_id: str,
+        notebook: str,
     ) -> Sandbox | None:
         """Give one standby to `owner`, for nobody else to get; `None` if there is none.
 
         Args:
+            driver: name of the driver wanted.
             image: `Image.id` wanted.
             shape: size wanted.
             newer_than: leave older ones alone; seconds since the epoch.
@@ -172,14 +180,15 @@ class Store:
         with self._transaction() as db:
             row = db.execute(
                 "UPDATE sandboxes SET state = ?, owner = ?, kernel_id = ?, notebook = ? WHERE id = ("
-                "SELECT id FROM sandboxes WHERE state = ? AND image = ? AND memory = ? AND vcpus = ? "
-                "AND created > ? ORDER BY created LIMIT 1) RETURNING *",
+                "SELECT id FROM sandboxes WHERE state = ? AND driver = ? AND image = ? AND memory = ? "
+                "AND vcpus = ? AND created > ? ORDER BY created LIMIT 1) RETURNING *",
                 (
                     State.RUNNING,
                     owner,
                     kernel_id,
                     notebook,
                     State.STANDBY,
+                    driver,
                     image,
                     shape.memory,
                     shape.vcpus,

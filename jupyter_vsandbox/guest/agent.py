@@ -216,19 +216,17 @@ class Agent:
             self.kernel.resume(env or {}, cwd, reseed=False)
         return dict(self.kernel_status(), protocol=protocol.VERSION)
 
-    def adopt(self, keys, time, entropy, hostname, machine_id, mac):
-        # type: (Dict[str, str], float, str, str, str, str) -> Dict[str, Any]
+    def adopt(self, keys, entropy, hostname, machine_id, mac):
+        # type: (Dict[str, str], str, str, str, str) -> Dict[str, Any]
         """Become another machine than the one this was cloned from.
 
         Args:
             keys: of the link, once `rekey` is asked for.
-            time: seconds since the epoch.
             entropy: hexadecimal digits.
             hostname: new name.
             machine_id: 32 hexadecimal digits.
             mac: new address of the network card.
         """
-        identity.set_clock(time)
         identity.feed_entropy(bytes.fromhex(entropy))
         identity.set_hostname(hostname)
         identity.set_machine_id(machine_id)
@@ -238,10 +236,16 @@ class Agent:
         self.next_keys = keys
         return {}
 
-    def rekey(self):  # type: () -> Dict[str, Any]
-        """Use the keys that `adopt` brought. Never answered: the link breaks, the host connects anew."""
+    def rekey(self, time):  # type: (float) -> Dict[str, Any]
+        """Use the keys that `adopt` brought. Never answered: the link breaks, the host connects anew.
+
+        Args:
+            time: seconds since the epoch. It comes with this request because this one, unlike
+                `adopt`, has no connection to wait for and no cold code to run through.
+        """
         if self.next_keys is None:
             raise Failure("nothing to change to; adopt first")
+        identity.set_clock(time)
         keys, self.next_keys = self.next_keys, None
         # An agent that is killed and started again is still the agent of this machine.
         with os.fdopen(os.open(KEYS_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

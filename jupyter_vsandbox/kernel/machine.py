@@ -21,7 +21,6 @@ from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import zmq
 
@@ -64,11 +63,6 @@ class KernelMachine:
     def sandbox_id(self) -> str:
         """The sandbox's id, "" before there is one."""
         return self._sandbox.id if self._sandbox else ""
-
-    @staticmethod
-    def socket_folder(service: SandboxService, kernel_id: str) -> Path:
-        """The private folder of a kernel's client sockets."""
-        return service.settings.sockets / f"k{kernel_id.replace('-', '')[:16]}"
 
     async def launch(
         self, key: bytes, signature_scheme: str, env: Mapping[str, str], cwd: str, notebook: str
@@ -181,7 +175,7 @@ class KernelMachine:
 
     async def _open_relay(self, key: bytes, signature_scheme: str) -> None:
         if self._relay is None:
-            folder = private_folder(self.socket_folder(self._service, self._kernel_id))
+            folder = private_folder(self._service.client_sockets(self._kernel_id))
             self._relay = Relay(folder, key, signature_scheme, self._to_kernel)
             await self._relay.open()
 

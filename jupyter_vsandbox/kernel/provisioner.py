@@ -93,7 +93,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         engine = Engine.instance()
         service = await engine.call(_service(load_settings(self.config)))
         manager.transport = "ipc"
-        manager.ip = str(KernelMachine.socket_folder(service, self.kernel_id) / "k")
+        manager.ip = str(service.client_sockets(self.kernel_id) / "k")
         for name, port in PORTS.items():
             setattr(manager, f"{name}_port", port)
         env = kwargs.get("env")

@@ -118,7 +118,8 @@ class QemuDriver:
     async def delete(self, machine_id: str) -> None:
         """See `Driver`."""
         await self.stop(machine_id, grace=0)
-        await asyncio.to_thread(shutil.rmtree, self._folder(machine_id), ignore_errors=True)
+        # Not in a thread: those are gone already when a process ends, and then it matters most.
+        shutil.rmtree(self._folder(machine_id), ignore_errors=True)
 
     async def wait_exit(self, machine_id: str) -> str:
         """See `Driver`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.drivers.base import Warm
     from jupyter_vsandbox.drivers.qemu.command import Command
 
+_log = logging.getLogger(__name__)
+
 RAM = "ram"
 STATE = "state"
 DISK = "disk.qcow2"
@@ -43,7 +46,8 @@ def template_id(image: Image, command: Command, qemu_version: str) -> str:
         command: with nothing of a particular machine in it.
         qemu_version: saved states do not fit another.
     """
-    inputs = json.dumps([image.digest, command.argv(), qemu_version])
+    nowhere = replace(command, kernel=Path(), initrd=Path())  # wherever the image happens to be
+    inputs = json.dumps([image.digest, nowhere.argv(), qemu_version])
     return f"{image.id}-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"
 
 
@@ -81,6 +85,7 @@ async def ensure(
                 f"Only {free.f_bavail * free.f_frsize >> 20} MiB are free in {folder.parent}; a template of "
                 f"{image.runtime} may need {command.shape.memory + RESERVE >> 20} MiB."
             )
+        _log.info("Booting %s once, to clone it from then on; this takes about half a minute.", image.id)
         with new_folder(folder) as draft:
             template = Template(folder.name, image.id, image.append, command.shape, command.accelerator, keys)
             await _make(draft, sockets / "template.qmp", image, command, template, warm)
