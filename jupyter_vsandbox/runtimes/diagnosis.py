@@ -115,7 +115,7 @@ _CAUSES = tuple(
             "(build-essential, python3-dev) to base.packages.",
         ),
         (
-            r"(?:env|setpriv): [^\n]*?([^\s']+)'?: No such file or directory",
+            r"(?:env|setpriv): [^\n]*?([^\s'\u2018\u2019]+)['\u2019]?: No such file or directory",
             InvalidRequest,
             "the new system has no {0}",
             "Correct the recipe's python.interpreter, or add its package to base.packages.",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _GRACE_SECONDS = 15.0
+_QUOTED = 200
+"""How much of a line an error message quotes; pip's can be pages long."""
 
 
 class Log:
@@ -53,7 +55,7 @@ class Log:
 
     def quote(self, lines: int = 12) -> str:
         """The last lines, for an error message."""
-        return "\n".join(f"  {line}" for line in list(self.tail)[-lines:])
+        return "\n".join(f"  {line[:_QUOTED]}" for line in list(self.tail)[-lines:])
 
 
 def run(

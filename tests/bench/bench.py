@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,7 +174,9 @@ def direct_client(client: BlockingKernelClient, service: SandboxService) -> Iter
     run_cell(
         client,
         f"import json, subprocess, sys\njson.dump({connection!r}, open('/tmp/direct.json', 'w'))\n"
-        "direct = subprocess.Popen([sys.executable, '-m', 'ipykernel_launcher', '-f', '/tmp/direct.json'])",
+        "direct = subprocess.Popen([sys.executable, '-m', 'ipykernel_launcher', '-f', '/tmp/direct.json'])\n"
+        "import socket, time\n"
+        "while socket.socket().connect_ex(('127.0.0.1', 6005)): time.sleep(0.1)",
     )
     (sandbox,) = (s for s in service.list() if s.state is State.RUNNING)
     settings = service.settings
@@ -221,7 +222,7 @@ def main() -> int:
     count = parser.parse_args().n
     settings = load_settings()
     figures = Figures()
-    with SandboxService(replace(settings)) as service:
+    with SandboxService(settings) as service:
         asyncio.run(service.prepare(RUNTIME))
         bench_starts(figures, service, count)
         bench_cold_starts(figures, service, count)

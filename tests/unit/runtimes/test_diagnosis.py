@@ -46,6 +46,7 @@ from jupyter_vsandbox.runtimes.recipe import Recipe
         ),
         (["ERROR: Invalid requirement: 'a b'"], InvalidRequest, "does not understand 'a b'"),
         (["ERROR: Failed building wheel for pyspark"], InvalidRequest, "build-essential"),
+        (["env: \u2018/a/python3\u2019: No such file or directory"], InvalidRequest, "no /a/python3."),
         (["env: '/opt/py/bin/python3': No such file or directory"], InvalidRequest, "/opt/py/bin/python3"),
         (
             ["E: Failed to fetch https://example.org/l/linux_5.deb  404  Not Found [IP: 192.0.2.1]"],
