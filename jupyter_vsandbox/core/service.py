@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from jupyter_vsandbox.core import capacity, owner
 from jupyter_vsandbox.core.store import Store
-from jupyter_vsandbox.domain.errors import InvalidRequest, NotFound, OutcomeUnknown, Permanent, SandboxError
+from jupyter_vsandbox.domain.errors import (
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    OutcomeUnknown,
+    Permanent,
+    SandboxError,
+)
 from jupyter_vsandbox.domain.model import Sandbox, State
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.files import locked
@@ -105,8 +112,17 @@ class SandboxService:
         return self.driver(self.get(sandbox_id).driver).alive(sandbox_id)
 
     async def ended(self, sandbox_id: str) -> str:
-        """Return when the machine of a sandbox runs no more, with the last it said."""
-        return await self.driver(self.get(sandbox_id).driver).wait_exit(sandbox_id)
+        """Return when the machine of a sandbox runs no more, with the last it said.
+
+        One that ended by itself is recorded as stopped: its disk is there.
+        """
+        said = await self.driver(self.get(sandbox_id).driver).wait_exit(sandbox_id)
+        with contextlib.suppress(NotFound, InvalidState):
+            if self.get(sandbox_id).state is State.RUNNING:
+                self._store.change(
+                    sandbox_id, expected=State.RUNNING, state=State.STOPPED, endpoint=None, keys=None
+                )
+        return said
 
     def client_sockets(self, kernel_id: str) -> Path:
         """Where this process puts the sockets of a kernel's clients; not made yet.

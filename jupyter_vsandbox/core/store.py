@@ -9,7 +9,7 @@ import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from jupyter_vsandbox.domain.errors import Conflict, NotFound, Permanent
+from jupyter_vsandbox.domain.errors import Conflict, InvalidState, NotFound, Permanent
 from jupyter_vsandbox.domain.model import Endpoint, LinkKeys, Sandbox, Shape, State, check_transition
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Store:
             subject = f"Sandbox {sandbox_id}"
             target = values.get("state", before.state)
             if expected is not None and before.state != expected:
-                check_transition(subject, before.state, target)
+                raise InvalidState(subject, before.state, {expected})
             if target != before.state:
                 check_transition(subject, before.state, target)
             new = _to_row(Sandbox(**{**before.__dict__, **values}))

@@ -202,14 +202,17 @@ class Agent:
 
     # The verbs.
 
-    def attach(self, env=None, cwd=""):
-        # type: (Optional[Dict[str, str]], str) -> Dict[str, Any]
+    def attach(self, time, env=None, cwd=""):
+        # type: (float, Optional[Dict[str, str]], str) -> Dict[str, Any]
         """Make the asking host the one that the kernel's messages go to.
 
         Args:
+            time: seconds since the epoch. Here, unlike in `adopt`, nothing that runs for the first
+                time, and takes its time under emulation, stands between sending and setting it.
             env: environment variables to add to a kernel that is already running.
             cwd: folder to change to, where it exists.
         """
+        identity.set_clock(time)
         self.power_off_at = None
         cwd = cwd if cwd and os.path.isdir(cwd) else ""
         if self.kernel is not None and (env or cwd):
@@ -306,6 +309,10 @@ class Agent:
         for _ in range(WARM_ROUNDS):
             current.request("kernel_info_request", {})
             current.execute(WARM_CODE if self.spec["language"] == "python" else "", silent=False)
+            self._drain(current)
+        if load and self.spec["language"] == "python":
+            # The first completion loads a parser and all of the builtins: a minute under emulation.
+            current.request("complete_request", {"code": "zi", "cursor_pos": 2})
             self._drain(current)
         return self.kernel_status()
 

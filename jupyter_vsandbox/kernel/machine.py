@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox.core.standby import refill
@@ -90,7 +91,7 @@ class KernelMachine:
                 booted = True
             await self._open_relay(key, signature_scheme)
             await self._connect()
-            status = await self._request("attach", env=dict(env), cwd=cwd, timeout=ANSWER_SECONDS)
+            status = await self._attach(env=dict(env), cwd=cwd)
             if status["protocol"] != protocol.VERSION:
                 raise Permanent(
                     f"The image of {self._runtime} speaks version {status['protocol']} of the link's "
@@ -200,6 +201,9 @@ class KernelMachine:
             await self._link.close()
             self._link = None
 
+    async def _attach(self, **args: Any) -> dict[str, Any]:
+        return await self._request("attach", timeout=ANSWER_SECONDS, time=time.time(), **args)
+
     async def _request(self, verb: str, *, timeout: float, **args: Any) -> dict[str, Any]:
         if self._link is None:
             raise Permanent(f"There is no link to sandbox {self.sandbox_id}.")
@@ -225,7 +229,7 @@ class KernelMachine:
     async def _reattach(self) -> None:
         """The link was cut: if the agent was killed, its kernel is gone with it."""
         try:
-            status = await self._request("attach", timeout=ANSWER_SECONDS)
+            status = await self._attach()
         except SandboxError as error:
             _log.warning("Lost sandbox %s: %s", self.sandbox_id, error)
             return

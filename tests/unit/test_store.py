@@ -72,6 +72,13 @@ def test_a_forbidden_change_of_state_changes_nothing(store):
     assert store.get("a1") == replace(SANDBOX, state=State.STOPPED)
 
 
+def test_a_change_for_another_state_is_refused(store):
+    store.add(SANDBOX)
+    with pytest.raises(errors.InvalidState):
+        store.change("a1", expected=State.RUNNING, state=State.STOPPED)
+    assert store.get("a1") == SANDBOX
+
+
 def test_an_allowed_change(store):
     store.add(SANDBOX)
     changed = store.change("a1", state=State.RUNNING, owner="7:7", endpoint=None)

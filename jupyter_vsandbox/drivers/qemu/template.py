@@ -55,7 +55,7 @@ def load(folder: Path) -> Template | None:
     """The template in `folder`, `None` if there is none."""
     try:
         record = json.loads((folder / _MANIFEST).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # there are lock files, too
         return None
     record["shape"] = Shape(**record["shape"])
     record["keys"] = LinkKeys(**record["keys"])

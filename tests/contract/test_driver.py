@@ -1,0 +1,244 @@
+"""The contract of `jupyter_vsandbox.drivers.base`, kept by every driver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pytest
+from jupyter_client.session import Session
+
+from jupyter_vsandbox.domain.errors import NotFound, SandboxError
+from jupyter_vsandbox.domain.model import MIB, Usage
+from jupyter_vsandbox.drivers import registry
+from jupyter_vsandbox.link import AgentLink, new_keys
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    import zmq
+
+    from jupyter_vsandbox.domain.model import Endpoint, Image, LinkKeys
+    from jupyter_vsandbox.drivers.base import Driver, Template, Warm
+    from tests.conftest import Home, NewHome
+
+pytestmark = pytest.mark.machine
+
+DRIVERS = ["qemu"]
+BOOT_SECONDS = 300.0
+ANSWER_SECONDS = 60.0
+GRACE_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module", params=DRIVERS)
+def name(request: pytest.FixtureRequest) -> str:
+    """The driver under test."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def home(new_home: NewHome) -> Iterator[Home]:
+    with new_home(own_templates=True) as home:
+        yield home
+
+
+@pytest.fixture
+def driver(name: str, home: Home) -> Driver:
+    """A driver that has just been made: what it knows of machines it finds where they are."""
+    return registry.get(name, home.settings)
+
+
+@dataclass
+class Made:
+    """What became of several requests for one template."""
+
+    templates: Sequence[Template]
+    warmed: int
+
+
+@pytest.fixture(scope="module")
+def made(name: str, home: Home, image: Image) -> Made:
+    """The template, asked for three times at once."""
+    warmed = []
+
+    async def warm(endpoint: Endpoint, keys: LinkKeys) -> None:
+        warmed.append(endpoint)
+        async with AgentLink(endpoint, keys) as link:
+            await link.request("info", timeout=BOOT_SECONDS)
+            await link.request("warm", timeout=BOOT_SECONDS)
+
+    async def make() -> list[Template]:
+        drivers = [registry.get(name, home.settings) for _ in range(3)]
+        return await asyncio.gather(*(d.template(image, image.shape, new_keys(), warm) for d in drivers))
+
+    return Made(asyncio.run(make()), len(warmed))
+
+
+@pytest.fixture
+def template(made: Made) -> Template:
+    """A warm template."""
+    return made.templates[0]
+
+
+@contextlib.asynccontextmanager
+async def machine(driver: Driver, template: Template) -> AsyncIterator[tuple[str, Endpoint]]:
+    """A clone for the length of a block: its id and where its agent is."""
+    machine_id = uuid.uuid4().hex[:12]
+    try:
+        yield machine_id, await driver.start(machine_id, template)
+    finally:
+        await driver.delete(machine_id)
+
+
+async def run(endpoint: Endpoint, keys: LinkKeys, code: str, seconds: float = ANSWER_SECONDS) -> str:
+    """Run code in the machine's kernel, started if there is none; "ok", or the error's name."""
+    session = Session(key=b"")
+    replied = asyncio.get_running_loop().create_future()
+
+    def receive(channel: bytes, frames: Sequence[zmq.Frame]) -> None:
+        if channel == b"shell" and not replied.done():
+            _, parts = session.feed_identities([frame.bytes for frame in frames])
+            replied.set_result(session.deserialize(parts)["content"])
+
+    async with AgentLink(endpoint, keys, on_kernel=receive) as link:
+        if not (await link.request("attach", time=time.time(), timeout=seconds))["alive"]:
+            await link.request("start_kernel", timeout=seconds)
+        content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
+        await link.send(b"shell", session.serialize(session.msg("execute_request", content)))
+        async with asyncio.timeout(seconds):
+            answer = await replied
+    return str(answer.get("ename", answer["status"]))
+
+
+async def never(endpoint: Endpoint, keys: LinkKeys) -> None:
+    pytest.fail("this template is made already")
+
+
+async def fail(endpoint: Endpoint, keys: LinkKeys) -> None:
+    raise RuntimeError("not warm")
+
+
+async def hang(endpoint: Endpoint, keys: LinkKeys) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_checks_and_accelerator_are_for_people(driver: Driver) -> None:
+    assert [check for check in await driver.checks() if not (check.name and check.detail)] == []
+    assert (await driver.accelerator()).reason
+
+
+async def test_a_template_is_made_once(driver: Driver, made: Made, image: Image) -> None:
+    first, *others = made.templates
+    assert made.warmed == 1
+    assert others == [first, first]
+    assert (first.image, first.shape) == (image.id, image.shape)
+    assert await driver.template(image, image.shape, new_keys(), never) == first
+
+
+@pytest.mark.parametrize(("warm", "error"), [(fail, RuntimeError), (hang, TimeoutError)])
+async def test_a_template_that_fails_leaves_nothing(
+    driver: Driver, home: Home, image: Image, warm: Warm, error: type[Exception]
+) -> None:
+    before = sorted(path for path in home.settings.templates.glob("*") if path.is_dir())
+    shape = replace(image.shape, memory=image.shape.memory // 2)
+    with pytest.raises(error):
+        async with asyncio.timeout(5):
+            await driver.template(image, shape, new_keys(), warm)
+    assert sorted(path for path in home.settings.templates.glob("*") if path.is_dir()) == before
+    assert home.leftovers() == []
+
+
+async def test_a_machine_from_its_start_to_its_end(
+    driver: Driver, home: Home, name: str, image: Image, template: Template
+) -> None:
+    machine_id = uuid.uuid4().hex[:12]
+    try:
+        endpoint = await driver.start(machine_id, template)
+        other = registry.get(name, home.settings)
+        assert other.alive(machine_id)
+        assert machine_id in other.machines()
+        assert await run(endpoint, template.keys, "open('kept', 'w').write('here')") == "ok"
+        usage = other.usage(machine_id)
+        assert 0 < usage.memory < image.shape.memory
+        assert usage.disk > 0
+        assert usage.cpu > 0
+
+        # Asked to power off and given the time, it writes all that it has.
+        async with AgentLink(endpoint, template.keys) as link:
+            await link.request("poweroff", timeout=ANSWER_SECONDS)
+        await driver.stop(machine_id, GRACE_SECONDS)
+        assert not driver.alive(machine_id)
+        assert await driver.wait_exit(machine_id)
+        assert machine_id in driver.machines()
+        assert driver.usage(machine_id) == Usage(0, driver.usage(machine_id).disk, 0.0)
+        await driver.stop(machine_id, 0)
+
+        keys = new_keys()
+        endpoint = await driver.boot(machine_id, image, image.shape, keys)
+        assert driver.alive(machine_id)
+        assert await run(endpoint, keys, "assert open('kept').read() == 'here'", BOOT_SECONDS) == "ok"
+        await driver.stop(machine_id, 0)
+        assert not driver.alive(machine_id)
+    finally:
+        await driver.delete(machine_id)
+    await driver.delete(machine_id)
+    assert machine_id not in driver.machines()
+    assert not driver.alive(machine_id)
+    assert await driver.wait_exit(machine_id) == ""
+    assert driver.usage(machine_id) == Usage(0, 0, 0.0)
+    assert home.leftovers() == []
+
+
+async def test_clones_share_nothing_that_they_change(driver: Driver, template: Template) -> None:
+    async with machine(driver, template) as (_, one), machine(driver, template) as (_, other):
+        assert one != other
+        wrote, read = "value = open('mine', 'w').write('x')", "open('mine').read()"
+        assert await run(one, template.keys, wrote) == "ok"
+        assert await run(one, template.keys, read) == "ok"
+        assert await run(other, template.keys, read) == "FileNotFoundError"
+        assert await run(other, template.keys, "value") == "NameError"
+    async with machine(driver, template) as (_, later):
+        assert await run(later, template.keys, read) == "FileNotFoundError"
+
+
+async def test_an_idle_clone_takes_little_memory(driver: Driver, template: Template) -> None:
+    async with machine(driver, template) as (machine_id, endpoint):
+        async with AgentLink(endpoint, template.keys) as link:
+            await link.request("info", timeout=ANSWER_SECONDS)
+        if driver.capabilities.memory_clones:
+            assert driver.usage(machine_id).memory < 128 * MIB
+
+
+async def test_wait_exit_returns_when_the_machine_ends(driver: Driver, template: Template) -> None:
+    async with machine(driver, template) as (machine_id, endpoint):
+        ended = asyncio.create_task(driver.wait_exit(machine_id))
+        async with AgentLink(endpoint, template.keys) as link:
+            await link.request("info", timeout=ANSWER_SECONDS)
+            assert not ended.done()
+            await link.request("poweroff", timeout=ANSWER_SECONDS)
+        async with asyncio.timeout(GRACE_SECONDS):
+            await ended
+        assert not driver.alive(machine_id)
+
+
+async def test_a_machine_that_was_deleted_cannot_boot(driver: Driver, home: Home, image: Image) -> None:
+    with pytest.raises(NotFound):
+        await driver.boot("0123456789ab", image, image.shape, new_keys())
+    assert home.leftovers() == []
+
+
+async def test_templates_are_removed_under_running_clones(
+    driver: Driver, home: Home, image: Image, template: Template
+) -> None:
+    """Comes last: the template is gone after it."""
+    async with machine(driver, template) as (_, endpoint):
+        driver.remove_templates(image.id)
+        assert await run(endpoint, template.keys, "import pandas") == "ok"
+        with pytest.raises(SandboxError):
+            await driver.start(uuid.uuid4().hex[:12], template)
+        assert len(driver.machines()) == 1
+    assert home.leftovers() == []
