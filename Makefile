@@ -70,7 +70,7 @@ check-typescript: labextension/node_modules/.package-lock.json
 	$(NPM) test
 
 test: check ## Do all of `check`, then the tests that boot machines
-	$(BIN)/pytest tests -m machine $(PYTEST_ARGS)
+	$(BIN)/pytest tests -m machine -n 2 --dist loadfile $(PYTEST_ARGS)
 
 image: setup .venv ## Build and warm the image of RUNTIME (python-3.11) unless it is there
 	$(BIN)/jupyter vsandbox images build $(RUNTIME)
