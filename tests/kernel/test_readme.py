@@ -36,7 +36,7 @@ def test_command(command: str) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     if command == "make demo":
-        assert "native ipykernel, start to first result" in done.stdout
+        assert "sandbox kernel, first result" in done.stdout
         assert "Error" not in (ROOT / "build" / "demo.ipynb").read_text()
 
 
