@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 RESULT = HERE.parent / "build" / "demo.ipynb"
 RUNTIME = "python-3.11"
 SANDBOX = f"vsandbox-{RUNTIME}"
-WHERE = "import platform, socket; print(socket.gethostname(), '· Python', platform.python_version())"
+WHERE = "import platform, socket; print(socket.gethostname() + ', ' + platform.python_version())"
 
 
 def first_result(kernel_name: str) -> tuple[float, str]:
@@ -58,7 +58,7 @@ def _first_words(notebook: nbformat.NotebookNode) -> str:
     """The machine and the Python that the notebook's first cell printed."""
     text = next(cell for cell in notebook.cells if cell.cell_type == "code").outputs[0]["text"]
     words = dict(line.split() for line in text.splitlines())
-    return f"{words['machine']} · Python {words['python']}"
+    return f"{words['machine']}, {words['python']}"
 
 
 def main() -> int:
@@ -77,9 +77,11 @@ def main() -> int:
     RESULT.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, RESULT)
 
-    table = Table("step", "seconds", "where", title="One notebook, a machine of its own", box=SIMPLE_HEAD)
+    table = Table(
+        "step", "seconds", "machine, Python", title="One notebook, its own machine", box=SIMPLE_HEAD
+    )
     for step, seconds, where in (
-        (f"image {RUNTIME}, built and warm", built, platform.node()),
+        ("image, built and warm", built, f"{platform.node()}, {platform.python_version()}"),
         ("local kernel, first result", native, native_where),
         ("sandbox kernel, first result", sandbox, sandbox_where),
         ("demo notebook, all of it", whole, notebook_where),
