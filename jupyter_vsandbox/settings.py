@@ -109,8 +109,15 @@ def private_folder(path: Path) -> Path:
 
     Raises:
         PermissionError: somebody else owns it.
+        NotADirectoryError: something else is there.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(
+            f"{path} cannot be made: a file is in its place. Move that away, or set JUPYTER_VSANDBOX_HOME "
+            "to another folder."
+        ) from None
     status = path.stat()
     if status.st_uid != os.getuid():
         raise PermissionError(f"{path} belongs to another user; choose another JUPYTER_VSANDBOX_HOME.")

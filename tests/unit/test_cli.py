@@ -228,7 +228,9 @@ def test_a_file_where_the_home_folder_should_be(settings, run):
     settings.home.touch()
     code, _, err = run("list")
     assert code == 1
-    assert err == f"jupyter vsandbox: File exists: {settings.home}\n"
+    (line,) = err.splitlines()
+    assert line.startswith(f"jupyter vsandbox: {settings.home} cannot be made: a file is in its place.")
+    assert "JUPYTER_VSANDBOX_HOME" in line
 
 
 def test_list_as_json(sandboxes, run):
