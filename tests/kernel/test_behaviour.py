@@ -188,14 +188,14 @@ def test_a_message_with_a_wrong_signature_is_ignored(kernel: Kernel) -> None:
 
 
 def test_the_environment_names_the_notebook_and_not_the_host(start_kernel: StartKernel) -> None:
-    kernel = start_kernel(JPY_SESSION_NAME="/work/a.ipynb", JPY_PARENT_PID="1", GREETING="hello")
+    kernel = start_kernel(JPY_SESSION_NAME="/notebooks/a.ipynb", JPY_PARENT_PID="1", GREETING="hello")
     environment = kernel.value("dict(os.environ)", before="import os")
-    assert environment["JPY_SESSION_NAME"] == "/work/a.ipynb"
+    assert environment["JPY_SESSION_NAME"] == "/notebooks/a.ipynb"
     assert environment["GREETING"] == "hello"
     assert environment["HOME"] == "/home/jovyan"
     assert "JPY_PARENT_PID" not in environment
     assert "JUPYTER_VSANDBOX_HOME" not in environment
-    assert kernel.sandbox.notebook == "/work/a.ipynb"
+    assert kernel.sandbox.notebook == "/notebooks/a.ipynb"
 
 
 def test_a_package_can_be_installed_and_imported(kernel: Kernel) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -55,13 +57,9 @@ def test_make_lab_offers_the_sandbox_kernels() -> None:
         assert lab.stdout is not None
         url = next(match[0] for line in lab.stdout if (match := re.search(r"http://127\S+token=\w+", line)))
         base, _, token = url.partition("/lab?token=")
-        asked = subprocess.run(
-            ["curl", "-sS", "-H", f"Authorization: token {token}", f"{base}/api/kernelspecs"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert "vsandbox-python-3.11" in asked.stdout
+        request = Request(f"{base}/api/kernelspecs", headers={"Authorization": f"token {token}"})
+        with urlopen(request) as answer:
+            assert "vsandbox-python-3.11" in json.load(answer)["kernelspecs"]
     finally:
         os.killpg(lab.pid, signal.SIGTERM)
         lab.communicate(timeout=60)
