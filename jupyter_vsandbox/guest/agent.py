@@ -64,6 +64,7 @@ class Agent:
             "attach": self.attach,
             "adopt": self.adopt,
             "rekey": self.rekey,
+            "clock": self.clock,
             "start_kernel": self.start_kernel,
             "signal": self.signal,
             "kernel": self.kernel_status,
@@ -202,17 +203,23 @@ class Agent:
 
     # The verbs.
 
-    def attach(self, time, env=None, cwd=""):
-        # type: (float, Optional[Dict[str, str]], str) -> Dict[str, Any]
+    def clock(self, step=0.0):  # type: (float) -> Dict[str, Any]
+        """Move the wall clock by `step` seconds and say what it shows then, in seconds.
+
+        A step is right however long the request took; a time of day, as `adopt` gets it, is late.
+        """
+        if step:
+            identity.set_clock(time.time() + step)
+        return {"time": time.time()}
+
+    def attach(self, env=None, cwd=""):
+        # type: (Optional[Dict[str, str]], str) -> Dict[str, Any]
         """Make the asking host the one that the kernel's messages go to.
 
         Args:
-            time: seconds since the epoch. Here, unlike in `adopt`, nothing that runs for the first
-                time, and takes its time under emulation, stands between sending and setting it.
             env: environment variables to add to a kernel that is already running.
             cwd: folder to change to, where it exists.
         """
-        identity.set_clock(time)
         self.power_off_at = None
         cwd = cwd if cwd and os.path.isdir(cwd) else ""
         if self.kernel is not None and (env or cwd):

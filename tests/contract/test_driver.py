@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -105,7 +104,7 @@ async def run(endpoint: Endpoint, keys: LinkKeys, code: str, seconds: float = AN
             replied.set_result(session.deserialize(parts)["content"])
 
     async with AgentLink(endpoint, keys, on_kernel=receive) as link:
-        if not (await link.request("attach", time=time.time(), timeout=seconds))["alive"]:
+        if not (await link.request("attach", timeout=seconds))["alive"]:
             await link.request("start_kernel", timeout=seconds)
         content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
         await link.send(b"shell", session.serialize(session.msg("execute_request", content)))
