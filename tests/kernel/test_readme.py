@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,9 +10,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Until
 
 pytestmark = pytest.mark.machine
 
@@ -43,7 +49,7 @@ def test_command(command: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_make_lab_offers_the_sandbox_kernels() -> None:
+def test_make_lab_offers_the_sandbox_kernels(until: Until) -> None:
     lab = subprocess.Popen(
         ["make", "lab", "ARGS=--no-browser --ip=127.0.0.1 --port=0 --allow-root"],
         cwd=ROOT,
@@ -58,8 +64,15 @@ def test_make_lab_offers_the_sandbox_kernels() -> None:
         url = next(match[0] for line in lab.stdout if (match := re.search(r"http://127\S+token=\w+", line)))
         base, _, token = url.partition("/lab?token=")
         request = Request(f"{base}/api/kernelspecs", headers={"Authorization": f"token {token}"})
-        with urlopen(request) as answer:
-            assert "vsandbox-python-3.11" in json.load(answer)["kernelspecs"]
+        offered: dict[str, object] = {}
+
+        def answers() -> bool:
+            with contextlib.suppress(URLError), urlopen(request) as answer:
+                offered.update(json.load(answer)["kernelspecs"])
+            return bool(offered)
+
+        until(answers, 60)  # the address is told before anybody listens there
+        assert "vsandbox-python-3.11" in offered
     finally:
         os.killpg(lab.pid, signal.SIGTERM)
         lab.communicate(timeout=60)
