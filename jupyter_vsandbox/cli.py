@@ -12,8 +12,7 @@ import contextlib
 import os
 import sys
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox import __version__
 from jupyter_vsandbox.domain.errors import (
@@ -25,14 +24,14 @@ from jupyter_vsandbox.domain.errors import (
     SandboxError,
     Unsupported,
 )
+from jupyter_vsandbox.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from jupyter_vsandbox.core.service import SandboxService
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Image
-    from jupyter_vsandbox.render import Output
     from jupyter_vsandbox.settings import Settings
 
 PROGRAM = "jupyter vsandbox"
@@ -59,28 +58,6 @@ exit codes:
 """
 
 
-@dataclass
-class Session:
-    """What every command needs: a voice, settings and the service."""
-
-    output: Output
-
-    @cached_property
-    def settings(self) -> Settings:
-        """The user's settings."""
-        from jupyter_vsandbox.config import load_settings
-
-        return load_settings()
-
-    @contextlib.contextmanager
-    def service(self) -> Iterator[SandboxService]:
-        """Open the store for the length of a block."""
-        from jupyter_vsandbox.core.service import SandboxService
-
-        with SandboxService(self.settings) as service:
-            yield service
-
-
 @dataclass(frozen=True)
 class Command:
     """A line in the table of commands.
@@ -90,12 +67,14 @@ class Command:
         help: one line; a command without is not listed.
         run: does it and returns the exit code.
         argument: what follows the words: name, help and `argparse`'s ``nargs``.
+        more: what else follows: a name or an option, and the keywords of `argparse` for it.
     """
 
     words: str
     help: str
     run: Callable[[Session, argparse.Namespace], int]
     argument: tuple[str, str, str | None] | None = None
+    more: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
 
 # The commands.
@@ -224,7 +203,38 @@ def rm(session: Session, arguments: argparse.Namespace) -> int:
         return asyncio.run(_each(session, service, arguments.id, "removed", service.delete))
 
 
-_SANDBOXES = ("id", "a sandbox's id, or the beginning of one", "+")
+def hibernate(session: Session, arguments: argparse.Namespace) -> int:
+    """Write memories to the disk and end the machines."""
+    import asyncio
+
+    with session.service() as service:
+        return asyncio.run(_each(session, service, arguments.id, "hibernated", service.hibernate))
+
+
+def wake(session: Session, arguments: argparse.Namespace) -> int:
+    """Bring hibernated sandboxes back."""
+    import asyncio
+
+    with session.service() as service:
+        return asyncio.run(_each(session, service, arguments.id, "awake", service.wake))
+
+
+def _late(name: str) -> Callable[[Session, argparse.Namespace], int]:
+    """A command of `timetravel`, which is imported when it is run."""
+
+    def run(session: Session, arguments: argparse.Namespace) -> int:
+        from jupyter_vsandbox import timetravel
+
+        code: int = getattr(timetravel, name)(session, arguments)
+        return code
+
+    return run
+
+
+_SANDBOX = ("id", "a sandbox's id or name, or the beginning of its id", None)
+_SANDBOXES = ("id", "a sandbox's id or name, or the beginning of its id", "+")
+_NOW = ("--now", {"action": "store_true", "help": "do not wait for the running cell to end"})
+_DISK_ONLY = ("--disk-only", {"action": "store_true", "help": "leave the memory out"})
 
 COMMANDS = (
     Command("doctor", "examine this host and say what to mend", doctor),
@@ -243,6 +253,52 @@ COMMANDS = (
         ("id", "an image's id, or the beginning of one", None),
     ),
     Command("list", "list the sandboxes and what they take from this host", list_sandboxes),
+    Command(
+        "snapshot",
+        "keep a sandbox as it is: disk, memory and cells",
+        _late("snapshot"),
+        _SANDBOX,
+        (
+            ("name", {"nargs": "?", "metavar": "NAME", "help": "what to call the snapshot"}),
+            ("--note", {"default": "", "help": "free text"}),
+            _NOW,
+            _DISK_ONLY,
+        ),
+    ),
+    Command(
+        "rollback",
+        "put a sandbox back to one of its snapshots",
+        _late("rollback"),
+        _SANDBOX,
+        (
+            ("snapshot", {"metavar": "SNAPSHOT", "help": "a snapshot's name, or the beginning of its id"}),
+            ("--cells", {"action": "store_true", "help": "put the notebook's cells back as well"}),
+            _DISK_ONLY,
+        ),
+    ),
+    Command(
+        "fork",
+        "make a new sandbox that continues where another one is",
+        _late("fork"),
+        _SANDBOX,
+        (
+            ("--at", {"default": "", "metavar": "SNAPSHOT", "help": "begin at this snapshot instead"}),
+            ("--name", {"default": "", "help": "what to call the fork"}),
+            _NOW,
+        ),
+    ),
+    Command("promote", "put a fork in the place of the sandbox it came from", _late("promote"), _SANDBOX),
+    Command("hibernate", "write memories to the disk and end the machines", hibernate, _SANDBOXES),
+    Command("wake", "bring hibernated sandboxes back", wake, _SANDBOXES),
+    Command("reset", "put a sandbox back to its clean image", _late("reset"), _SANDBOX),
+    Command("history", "list the snapshots of a sandbox", _late("history"), _SANDBOX),
+    Command(
+        "prune",
+        "remove the snapshots of a sandbox that nobody asked for",
+        _late("prune"),
+        _SANDBOX,
+        (("--dry-run", {"action": "store_true", "help": "only show what would go"}),),
+    ),
     Command("stop", "shut sandboxes down; their disks are kept", stop, _SANDBOXES),
     Command("rm", "end sandboxes and remove all that they have", rm, _SANDBOXES),
 )
@@ -305,6 +361,8 @@ def make_parser() -> argparse.ArgumentParser:
         if command.argument is not None:
             name, text, count = command.argument
             one.add_argument(name, nargs=count, metavar=name.upper(), help=text)
+        for name, keywords in command.more:
+            one.add_argument(name, **keywords)
         one.set_defaults(run=command.run)
     return parser
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from jupyter_vsandbox.domain.checks import Check
-    from jupyter_vsandbox.domain.model import Image, Sandbox, Usage
+    from jupyter_vsandbox.domain.model import Image, Sandbox, Snapshot, Usage
     from jupyter_vsandbox.runtimes.build import Progress
     from jupyter_vsandbox.runtimes.recipe import Recipe
 
@@ -138,6 +138,49 @@ def sandbox_table(rows: Iterable[Row]) -> Table:
             for row in rows
         ),
     )
+
+
+def history_table(history: Sequence[Snapshot], current: str) -> Table:
+    """Make the table of ``history``; a star marks where the sandbox is."""
+    now = time.time()
+    names = {snapshot.id: snapshot.name for snapshot in history}
+    return table(
+        ("", "ID", "NAME", "AFTER", "AGE", "SIZE", "PAUSE", "HOLDS", "NOTE"),
+        (
+            (
+                "*" if snapshot.id == current else "",
+                snapshot.id,
+                snapshot.name,
+                names.get(snapshot.parent, snapshot.parent) or "-",
+                age(now - snapshot.created),
+                size(snapshot.size),
+                f"{snapshot.pause * 1000:.0f} ms",
+                ", ".join(_holds(snapshot)),
+                snapshot.note,
+            )
+            for snapshot in history
+        ),
+    )
+
+
+def _holds(snapshot: Snapshot) -> list[str]:
+    return ["disk"] + ["memory"] * snapshot.memory + ["cells"] * snapshot.cells
+
+
+def snapshot_dict(snapshot: Snapshot) -> dict[str, object]:
+    """Return a snapshot as plain values; its keys are nobody's business."""
+    return {
+        "id": snapshot.id,
+        "sandbox": snapshot.sandbox,
+        "parent": snapshot.parent or None,
+        "name": snapshot.name,
+        "note": snapshot.note,
+        "cause": snapshot.cause.value,
+        "created": moment(snapshot.created),
+        "holds": _holds(snapshot),
+        "size_bytes": snapshot.size,
+        "pause_seconds": snapshot.pause,
+    }
 
 
 def image_table(images: Iterable[Image]) -> Table:

@@ -84,6 +84,16 @@ class Settings:
         return self.home / "sandboxes"
 
     @property
+    def snapshots(self) -> Path:
+        """Folder with a folder per snapshot."""
+        return self.home / "snapshots"
+
+    @property
+    def layers(self) -> Path:
+        """Folder of the disks that sandboxes and snapshots are made of."""
+        return self.home / "layers"
+
+    @property
     def database(self) -> Path:
         """The SQLite store."""
         return self.home / "vsandbox.sqlite"

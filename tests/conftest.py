@@ -70,23 +70,28 @@ class Home:
     def leftovers(self) -> list[str]:
         """All that machines leave behind: processes, folders, sockets, locks and records."""
         found = [f"process {pid}" for pid in self.processes()]
-        for folder in (self.settings.sandboxes, self.settings.sockets):
+        for folder in (self.settings.sandboxes, self.settings.sockets, self.settings.snapshots):
             found += map(str, folder.rglob("*"))
         for lock in (self.settings.home / "locks").glob("*"):
             if not lock.name.startswith(("capacity", "standby-")):
                 found.append(str(lock))
         return found + [repr(sandbox) for sandbox in self.records()]
 
+    def remove_kept(self) -> None:
+        """Delete the sandboxes that were let go and wait for somebody to come back to them."""
+        with SandboxService(self.settings) as service:
+            kept = {s.id for s in service.list() if not s.owner and not service.disposable(s)}
+        asyncio.run(self._delete(lambda sandbox: sandbox.id in kept))
+
     def remove(self, *states: State) -> None:
         """Delete the sandboxes that are in one of `states`."""
+        asyncio.run(self._delete(lambda sandbox: sandbox.state in states))
 
-        async def remove() -> None:
-            with SandboxService(self.settings) as service:
-                for sandbox in service.list():
-                    if sandbox.state in states:
-                        await service.delete(sandbox.id)
-
-        asyncio.run(remove())
+    async def _delete(self, which: Callable[[Sandbox], bool]) -> None:
+        with SandboxService(self.settings) as service:
+            for sandbox in service.list():
+                if which(sandbox):
+                    await service.delete(sandbox.id)
 
 
 class Until(Protocol):
@@ -145,6 +150,7 @@ def new_home(image: Image, until: Until) -> NewHome:
 
     def nothing_left(home: Home) -> bool:
         home.remove(State.STANDBY)  # one may be on its way still
+        home.remove_kept()
         return not home.leftovers()
 
     @contextlib.contextmanager

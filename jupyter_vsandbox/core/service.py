@@ -1,397 +1,467 @@
 """Every verb on sandboxes, and the only writer of their records.
 
-The shape of a verb: take the sandbox's lock, check its state, act through the driver, record,
-and on failure leave nothing half-made.
+`Lifecycle` starts and ends machines; here are the verbs that travel in time. A rollback, a wake
+and a fork are one thing: the record says which snapshot the sandbox is at, then the machine is put
+there. A process that dies in between leaves a sandbox that is as good as hibernated at it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hashlib
-import os
 import shutil
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jupyter_vsandbox.core import capacity, owner
-from jupyter_vsandbox.core.store import Store
+from jupyter_vsandbox.core import owner
+from jupyter_vsandbox.core.lifecycle import ADOPT_SECONDS, Lifecycle
 from jupyter_vsandbox.domain.errors import (
+    Conflict,
     InvalidRequest,
     InvalidState,
     NotFound,
-    OutcomeUnknown,
-    Permanent,
     SandboxError,
+    Unsupported,
 )
-from jupyter_vsandbox.domain.model import Sandbox, State
-from jupyter_vsandbox.drivers import registry
+from jupyter_vsandbox.domain.model import Cause, Sandbox, Snapshot, State
 from jupyter_vsandbox.files import locked
-from jupyter_vsandbox.link import AgentLink, new_keys
+from jupyter_vsandbox.link import new_keys
 from jupyter_vsandbox.runtimes import build
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Coroutine
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterable
 
-    from jupyter_vsandbox.domain.model import Endpoint, Image, LinkKeys, Usage
-    from jupyter_vsandbox.drivers.base import Driver
-    from jupyter_vsandbox.settings import Settings
-
-BOOT_SECONDS = 240.0
-ADOPT_SECONDS = 60.0
-POWEROFF_SECONDS = 30.0
-_KERNEL_SOCKETS = "k"
-_STANDBY_MARGIN = 60.0  # a standby this near to its end is not worth claiming
-_ACTIVE = frozenset({State.STARTING, State.STANDBY, State.RUNNING, State.STOPPING})
+_HAS_MACHINE = frozenset({State.RUNNING, State.RESTORING, State.STOPPED, State.HIBERNATED})
 
 
-class SandboxService:
-    """The verbs. One per process is enough; several processes may have one at once.
-
-    Args:
-        settings: where everything is, and the limits.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        private_folder(settings.home)
-        private_folder(settings.sockets)
-        self._locks = private_folder(settings.home / "locks")
-        self._store = Store(settings.database)
-        self._drivers: dict[str, Driver] = {}
-        self._reconciled = False
-
-    def close(self) -> None:
-        """Close the store."""
-        self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+class SandboxService(Lifecycle):
+    """All verbs. One per process is enough; several processes may have one at once."""
 
     # What there is.
 
-    def list(self) -> list[Sandbox]:
-        """All sandboxes, oldest first."""
-        return self._store.all()
+    def history(self, sandbox_id: str) -> builtins.list[Snapshot]:
+        """The snapshots of a sandbox, oldest first."""
+        return self._store.snapshots(sandbox_id)
 
-    def get(self, sandbox_id: str) -> Sandbox:
-        """One sandbox by its full id.
-
-        Raises:
-            NotFound: there is none.
-        """
-        return self._store.get(sandbox_id)
-
-    def resolve(self, prefix: str) -> Sandbox:
-        """The one sandbox whose id begins with `prefix`.
+    def find_snapshot(self, sandbox_id: str, wanted: str) -> Snapshot:
+        """The snapshot of a sandbox that has the name `wanted`, or whose id begins so.
 
         Raises:
             NotFound: there is none.
             InvalidRequest: there are several.
         """
-        found = [sandbox for sandbox in self._store.all() if prefix and sandbox.id.startswith(prefix)]
-        if not found:
-            raise NotFound(f"There is no sandbox {prefix!r}; `jupyter vsandbox list` shows all.")
+        history = self.history(sandbox_id)
+        found = [s for s in history if s.name == wanted] or [s for s in history if s.id.startswith(wanted)]
+        if not wanted or not found:
+            raise NotFound(
+                f"Sandbox {sandbox_id} has no snapshot {wanted!r}; `jupyter vsandbox history {sandbox_id}` "
+                "shows all."
+            )
         if len(found) > 1:
-            raise InvalidRequest(f"{prefix!r} fits {len(found)} sandboxes; give more digits.")
+            raise InvalidRequest(f"{wanted!r} fits {len(found)} snapshots; give more digits.")
         return found[0]
 
-    def usage(self, sandbox_id: str) -> Usage:
-        """What a sandbox takes from its host now."""
-        return self.driver(self.get(sandbox_id).driver).usage(sandbox_id)
+    async def settled(self, sandbox_id: str) -> Sandbox:
+        """The record of a sandbox once nobody is at work on it; what a dead process left is mended.
 
-    def alive(self, sandbox_id: str) -> bool:
-        """Whether the machine of a sandbox runs."""
-        return self.driver(self.get(sandbox_id).driver).alive(sandbox_id)
-
-    async def ended(self, sandbox_id: str) -> str:
-        """Return when the machine of a sandbox runs no more, with the last it said.
-
-        One that ended by itself is recorded as stopped: its disk is there.
+        Raises:
+            NotFound: it is gone.
         """
-        said = await self.driver(self.get(sandbox_id).driver).wait_exit(sandbox_id)
-        with contextlib.suppress(NotFound, InvalidState):
-            if self.get(sandbox_id).state is State.RUNNING:
-                self._store.change(
-                    sandbox_id, expected=State.RUNNING, state=State.STOPPED, endpoint=None, keys=None
-                )
-        return said
-
-    def client_sockets(self, kernel_id: str) -> Path:
-        """Where this process puts the sockets of a kernel's clients; not made yet.
-
-        Once the process is gone, `reconcile` removes it.
-        """
-        return self.settings.sockets / f"{_KERNEL_SOCKETS}{owner.this_process()}:{kernel_id[:6]}"
-
-    def driver(self, name: str) -> Driver:
-        """The driver called `name`."""
-        if name not in self._drivers:
-            self._drivers[name] = registry.get(name, self.settings)
-        return self._drivers[name]
+        async with self._settled(sandbox_id) as sandbox:
+            return sandbox
 
     # The verbs.
 
-    async def create(
-        self, runtime: str, *, driver: str = "qemu", kernel_id: str = "", notebook: str = ""
-    ) -> Sandbox:
-        """Give the calling process a new sandbox with a warm kernel: a standby, or a new clone.
-
-        Raises:
-            NotFound: the runtime is unknown, or its image is not built.
-            Exhausted: memory or disk would run out.
-            Permanent: the machine did not start.
-        """
-        await self.reconcile()
-        image = build.find(runtime, self.settings)
-        claimed = self._store.claim_standby(
-            driver,
-            image.id,
-            image.shape,
-            time.time() - self.settings.standby_seconds + _STANDBY_MARGIN,
-            owner.this_process(),
-            kernel_id,
-            notebook,
-        )
-        if claimed is not None:
-            if self.driver(claimed.driver).alive(claimed.id):
-                return claimed
-            await self.delete(claimed.id)
-        return await self._clone(image, driver, State.RUNNING, kernel_id, notebook)
-
-    async def create_standby(self, runtime: str, driver: str = "qemu") -> Sandbox | None:
-        """Start a machine for nobody, so that the next `create` is instant.
-
-        Returns:
-            The standby, or `None` where there are `Settings.standby` of them already.
-        """
-        await self.reconcile()
-        image = build.find(runtime, self.settings)
-        waiting = [s for s in self._store.all() if s.state is State.STANDBY and s.image == image.id]
-        for sandbox in list(waiting):
-            if not self.driver(driver).alive(sandbox.id):  # it has powered itself off
-                await self.delete(sandbox.id)
-                waiting.remove(sandbox)
-        if len(waiting) >= self.settings.standby:
-            return None
-        return await self._clone(image, driver, State.STANDBY)
-
-    async def prepare(self, runtime: str, driver: str = "qemu") -> None:
-        """Make the template and the standbys of a runtime now, so that no start has to wait for it.
-
-        Standbys of an older image of the same runtime end. Raises as `create` does.
-        """
-        image = build.find(runtime, self.settings)
-        for sandbox in self._store.all():
-            if sandbox.state is State.STANDBY and sandbox.runtime == runtime and sandbox.image != image.id:
-                await self.delete(sandbox.id)
-        await self.driver(driver).template(image, image.shape, new_keys(), self._warm)
-        while await self.create_standby(runtime, driver) is not None:
-            pass
-
-    async def start(self, sandbox_id: str) -> Sandbox:
-        """Boot a sandbox that has no machine (any more) from its disk, for the calling process.
-
-        Its kernel is not started. Raises as `create` does.
-        """
-        async with self._lock(sandbox_id):
-            sandbox = self.get(sandbox_id)
-            driver = self.driver(sandbox.driver)
-            image = build.get(sandbox.image, self.settings)
-            await driver.stop(sandbox_id, grace=0)
-            async with self._capacity():
-                self._require_memory(sandbox, image)
-                self._store.change(sandbox_id, state=State.STARTING, owner=owner.this_process())
-            try:
-                keys = new_keys()
-                endpoint = await driver.boot(sandbox_id, image, sandbox.shape, keys)
-                return await self._adopt(sandbox_id, driver, endpoint, keys, State.RUNNING, BOOT_SECONDS)
-            except BaseException:
-                await driver.stop(sandbox_id, grace=0)
-                self._store.change(sandbox_id, state=State.STOPPED, endpoint=None, keys=None)
-                raise
-
-    async def stop(self, sandbox_id: str) -> Sandbox:
-        """Shut the machine of a sandbox down in order; its disk is kept. Harmless twice."""
-        async with self._lock(sandbox_id):
-            sandbox = self.get(sandbox_id)
-            if sandbox.state is State.STOPPED:
-                return sandbox
-            driver = self.driver(sandbox.driver)
-            self._store.change(sandbox_id, state=State.STOPPING)
-            grace = 0.0
-            if sandbox.endpoint is not None and sandbox.keys is not None and driver.alive(sandbox_id):
-                with contextlib.suppress(SandboxError):
-                    async with AgentLink(sandbox.endpoint, sandbox.keys) as link:
-                        await link.request("poweroff", timeout=5)
-                        grace = POWEROFF_SECONDS
-            await driver.stop(sandbox_id, grace)
-            return self._store.change(sandbox_id, state=State.STOPPED, owner="", endpoint=None, keys=None)
-
-    async def delete(self, sandbox_id: str) -> None:
-        """End a sandbox and remove all that it has. Harmless twice."""
-        async with self._lock(sandbox_id):
-            with contextlib.suppress(NotFound):
-                await self.driver(self.get(sandbox_id).driver).delete(sandbox_id)
-                self._store.remove(sandbox_id)
-        (self._locks / sandbox_id).unlink(missing_ok=True)
-
-    async def reconcile(self) -> None:
-        """Once per process: remove what dead processes have left behind.
-
-        A sandbox serves one process; when that is gone without having said so (it was killed, or
-        the host went down), nobody can reach its kernel any more.
-        """
-        if self._reconciled:
-            return
-        self._reconciled = True
-        machines: dict[str, Driver] = {}
-        for name in registry.names():
-            machines.update(dict.fromkeys(self.driver(name).machines(), self.driver(name)))
-        # Read after the folders: a sandbox is recorded before it has one.
-        sandboxes = self._store.all()
-        for sandbox in sandboxes:
-            machines.pop(sandbox.id, None)
-            abandoned = sandbox.owner and not owner.lives(sandbox.owner)
-            ended = sandbox.state is State.STANDBY and not self.driver(sandbox.driver).alive(sandbox.id)
-            if abandoned or ended:
-                await self.delete(sandbox.id)
-        for machine_id, driver in machines.items():
-            await driver.delete(machine_id)
-        for folder in self.settings.sockets.glob(f"{_KERNEL_SOCKETS}*"):
-            if not owner.lives(folder.name.removeprefix(_KERNEL_SOCKETS).rpartition(":")[0]):
-                shutil.rmtree(folder, ignore_errors=True)
-
-    # How a machine comes to life.
-
-    async def _clone(
-        self, image: Image, driver_name: str, state: State, kernel_id: str = "", notebook: str = ""
-    ) -> Sandbox:
-        driver = self.driver(driver_name)
-        template = await driver.template(image, image.shape, new_keys(), self._warm)
-        sandbox = Sandbox(
-            id=uuid.uuid4().hex[:12],
-            runtime=image.runtime,
-            image=image.id,
-            driver=driver_name,
-            state=State.STARTING,
-            shape=image.shape,
-            created=time.time(),
-            kernel_id=kernel_id,
-            notebook=notebook,
-            owner=owner.this_process(),
-        )
-        async with self._capacity():
-            await self._make_room(sandbox, image, keep_standbys=state is State.STANDBY)
-            self._store.add(sandbox)
-        try:
-            endpoint = await driver.start(sandbox.id, template)
-            return await self._adopt(sandbox.id, driver, endpoint, template.keys, state, ADOPT_SECONDS)
-        except BaseException:
-            await self.delete(sandbox.id)
-            raise
-
-    async def _adopt(
+    async def snapshot(
         self,
         sandbox_id: str,
-        driver: Driver,
-        endpoint: Endpoint,
-        keys: LinkKeys,
-        state: State,
-        seconds: float,
+        name: str = "",
+        note: str = "",
+        *,
+        memory: bool = True,
+        now: bool = False,
+    ) -> Snapshot:
+        """Keep a sandbox as it is: its disk, its memory if it runs, and its notebook's cells.
+
+        Args:
+            sandbox_id: which.
+            name: for the snapshot, made up where it is "".
+            note: free text.
+            memory: keep the memory, too; a stopped sandbox has none.
+            now: do not wait for the running cell to end.
+
+        Raises:
+            Conflict: the name is taken.
+            InvalidState: it is neither running nor stopped.
+            Exhausted: not enough disk.
+        """
+        async with self._between_cells(sandbox_id, now), self._settled(sandbox_id) as sandbox:
+            return await self._snapshot(sandbox, Cause.ASKED, name, note, memory=memory)
+
+    async def rollback(
+        self, sandbox_id: str, snapshot_id: str, *, cells: bool = False, memory: bool = True
     ) -> Sandbox:
-        """Make a machine that was just restored or booted itself and nobody else."""
-        own = new_keys()
-        async with AgentLink(endpoint, keys) as link:
-            await _unless_ended(
-                driver,
-                sandbox_id,
-                link.request(
-                    "adopt",
-                    timeout=seconds,
-                    keys={
-                        "server_public": own.server_public,
-                        "server_secret": own.server_secret,
-                        "client_public": own.client_public,
-                    },
-                    **_identity(sandbox_id),
-                ),
-            )
-            with contextlib.suppress(OutcomeUnknown):  # its only answer is that the link breaks
-                await link.request("rekey", timeout=ADOPT_SECONDS, time=time.time())
-        waiting = state is State.STANDBY
-        if waiting:
-            async with AgentLink(endpoint, own) as link:
-                await _unless_ended(driver, sandbox_id, link.request("warm", timeout=ADOPT_SECONDS))
-                await link.request("standby", timeout=10, seconds=self.settings.standby_seconds)
-        values: dict[str, Any] = {"owner": ""} if waiting else {}
-        return self._store.change(sandbox_id, state=state, endpoint=endpoint, keys=own, **values)
+        """Put a sandbox back to one of its snapshots; what it leaves is a snapshot, too.
 
-    async def _warm(self, endpoint: Endpoint, keys: LinkKeys) -> None:
-        async with AgentLink(endpoint, keys) as link:
-            await link.request("info", timeout=BOOT_SECONDS)
-            await link.request("warm", timeout=BOOT_SECONDS, load=True)
+        Args:
+            sandbox_id: which.
+            snapshot_id: where to; a snapshot of this sandbox, or of another one of the same image.
+            cells: put the notebook's cells back as well.
+            memory: go on with the kernel of that moment; else only the disk is put back, and the
+                sandbox is stopped.
 
-    async def _make_room(self, sandbox: Sandbox, image: Image, *, keep_standbys: bool) -> None:
-        """Check that the sandbox fits; machines that wait for nobody in particular give way."""
-        while True:
-            try:
-                self._require_memory(sandbox, image)
-            except SandboxError:
-                waiting = [s for s in self._store.all() if s.state is State.STANDBY]
-                if keep_standbys or not waiting:
-                    raise
-                await self.delete(waiting[0].id)
+        Raises:
+            NotFound: there is no such snapshot.
+            Unsupported: its memory cannot be loaded here, or it has none; the disk can.
+            Permanent: it is damaged; the sandbox is left as it was.
+        """
+        target = self._store.get_snapshot(snapshot_id)
+        async with self._settled(sandbox_id) as sandbox:
+            await self._check_usable(sandbox, target, memory=memory, cells=cells)
+            rolled = await self._travel(sandbox, target, memory=memory)
+        if cells:
+            shutil.copyfile(self.cells_of(target.id), sandbox.notebook)
+        return rolled
+
+    async def fork(
+        self, sandbox_id: str, snapshot_id: str = "", name: str = "", *, now: bool = False
+    ) -> Sandbox:
+        """Make a new sandbox that continues where another one is, or was.
+
+        Args:
+            sandbox_id: the origin, not disturbed beyond the pause of a snapshot.
+            snapshot_id: where to begin; "" for the present.
+            name: for the fork.
+            now: do not wait for the running cell to end.
+
+        Returns:
+            the fork; running, or stopped where its beginning has no memory.
+        """
+        if snapshot_id:
+            begin = self._store.get_snapshot(snapshot_id)
+            sandbox = self.get(sandbox_id)
+        else:
+            async with self._between_cells(sandbox_id, now), self._settled(sandbox_id) as sandbox:
+                if sandbox.state is State.HIBERNATED:
+                    begin = self._store.get_snapshot(sandbox.snapshot)
+                else:
+                    begin = await self._snapshot(sandbox, Cause.FORK)
+        fork = Sandbox(
+            id=uuid.uuid4().hex[:12],
+            runtime=sandbox.runtime,
+            image=sandbox.image,
+            driver=sandbox.driver,
+            state=State.RESTORING,
+            shape=sandbox.shape,
+            created=time.time(),
+            name=name,
+            origin=sandbox.id,
+            snapshot=begin.id,
+            owner=owner.this_process(),
+        )
+        try:
+            async with self._lock(fork.id):
+                async with self._capacity():
+                    await self._make_room(fork, build.get(fork.image, self.settings), keep_standbys=False)
+                    self._store.add(fork)
+                await self._put(fork, begin, memory=begin.memory, reseed=True)
+                return self._store.change(fork.id, owner="")
+        except BaseException:
+            await self.delete(fork.id)
+            raise
+
+    async def promote(self, fork_id: str) -> Sandbox:
+        """Put a fork in the place of the sandbox it came from.
+
+        The origin keeps its id, its clients and its history, and continues where the fork is; what
+        it was is a snapshot. The fork's history becomes part of its own, and the fork is gone.
+
+        Raises:
+            InvalidRequest: it is no fork, or its origin is gone.
+        """
+        fork = self.get(fork_id)
+        try:
+            origin_id = self.get(fork.origin).id if fork.origin else ""
+        except NotFound:
+            origin_id = ""
+        if not origin_id:
+            raise InvalidRequest(f"Sandbox {fork_id} is no fork of a sandbox that still exists.")
+        async with self._between_cells(fork_id, now=False), self._settled(fork_id) as fork:
+            if fork.state is State.HIBERNATED:
+                target = self._store.get_snapshot(fork.snapshot)
             else:
-                return
+                target = await self._snapshot(fork, Cause.FORK)
+            async with self._settled(origin_id) as origin:
+                await self._check_usable(origin, target, memory=target.memory)
+                promoted = await self._travel(origin, target, memory=target.memory)
+                self._store.move_history(fork_id, origin_id)
+        await self.delete(fork_id)
+        return promoted
 
-    def _require_memory(self, sandbox: Sandbox, image: Image) -> None:
-        others = [s for s in self._store.all() if s.state in _ACTIVE and s.id != sandbox.id]
-        in_use = sum(self.driver(s.driver).usage(s.id).memory for s in others)
-        capacity.require(image.shape, [s.shape for s in others], in_use, self.settings)
+    async def hibernate(self, sandbox_id: str) -> Sandbox:
+        """Write memory to the disk and end the machine. Harmless twice.
 
-    def _lock(self, sandbox_id: str) -> contextlib.AbstractAsyncContextManager[None]:
-        return locked(self._locks / sandbox_id)
+        Raises:
+            InvalidState: it does not run.
+        """
+        async with self._between_cells(sandbox_id, now=False), self._settled(sandbox_id) as sandbox:
+            if sandbox.state is State.HIBERNATED:
+                return sandbox
+            if sandbox.state is not State.RUNNING:
+                raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.RUNNING})
+            await self._snapshot(
+                sandbox, Cause.HIBERNATION, resume=False, state=State.HIBERNATED, endpoint=None, keys=None
+            )
+            await self.driver(sandbox.driver).stop(sandbox_id, grace=0)
+            return self.get(sandbox_id)
 
-    def _capacity(self) -> contextlib.AbstractAsyncContextManager[None]:
-        return locked(self._locks / "capacity")
+    async def wake(self, sandbox_id: str) -> Sandbox:
+        """Bring a hibernated sandbox back; one that runs is returned as it is.
+
+        Raises:
+            InvalidState: it is stopped; `start` boots it.
+            Exhausted: its memory does not fit now.
+        """
+        async with self._settled(sandbox_id) as sandbox:
+            if sandbox.state is State.RUNNING:
+                return sandbox
+            if sandbox.state is not State.HIBERNATED:
+                raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.HIBERNATED, State.RUNNING})
+            point = self._store.get_snapshot(sandbox.snapshot)
+            async with self._capacity():
+                await self._make_room(sandbox, build.get(sandbox.image, self.settings), keep_standbys=False)
+                self._store.change(sandbox_id, state=State.RESTORING)
+            woken = await self._put(sandbox, point, memory=True, reseed=False)
+            if point.cause is Cause.HIBERNATION and point.sandbox == sandbox_id:
+                await self._remove_snapshots([point])
+            return self.get(woken.id)
+
+    async def reset(self, sandbox_id: str) -> Sandbox:
+        """Put a sandbox back to its clean image; what it leaves is a snapshot."""
+        async with self._settled(sandbox_id) as sandbox:
+            driver = self.driver(sandbox.driver)
+            image = build.get(sandbox.image, self.settings)
+            template = await driver.template(image, sandbox.shape, new_keys(), self._warm)
+            await self._leave(sandbox)
+            self._store.change(sandbox_id, state=State.RESTORING, endpoint=None, keys=None)
+            await driver.delete(sandbox_id)
+            try:
+                endpoint = await driver.start(sandbox_id, template)
+                self._store.change(sandbox_id, snapshot="")
+                return await self._adopt(
+                    sandbox_id, driver, endpoint, template.keys, State.RUNNING, ADOPT_SECONDS
+                )
+            except BaseException:
+                await self._asleep(self.get(sandbox_id))
+                raise
+
+    async def claim(self, sandbox_id: str, kernel_id: str, notebook: str = "") -> Sandbox:
+        """Give the calling process a sandbox that nobody uses, running.
+
+        Raises:
+            Conflict: another process uses it.
+        """
+        async with self._settled(sandbox_id) as sandbox:
+            if sandbox.owner and owner.lives(sandbox.owner):
+                raise Conflict(f"Sandbox {sandbox_id} is in use by another kernel; fork it to have your own.")
+            self._store.change(
+                sandbox_id,
+                owner=owner.this_process(),
+                kernel_id=kernel_id,
+                notebook=notebook or sandbox.notebook,
+            )
+        if sandbox.state is State.STOPPED:
+            return await self.start(sandbox_id)
+        return await self.wake(sandbox_id)
+
+    def bound(self, notebook: str, runtime: str) -> str:
+        """The id of the sandbox of a notebook, unless a living process uses it; "" for none."""
+        for sandbox in self.list():
+            its = notebook and sandbox.notebook == notebook and sandbox.runtime == runtime
+            if its and not (sandbox.owner and owner.lives(sandbox.owner)):
+                return sandbox.id
+        return ""
+
+    def prunable(self, sandbox_id: str) -> builtins.list[Snapshot]:
+        """The snapshots that nobody asked for and that the sandbox does not need to go on."""
+        here = self.get(sandbox_id).snapshot
+        return [s for s in self.history(sandbox_id) if s.cause is not Cause.ASKED and s.id != here]
+
+    async def prune(self, sandbox_id: str) -> builtins.list[Snapshot]:
+        """Remove what `prunable` says; returns what was removed."""
+        async with self._settled(sandbox_id):
+            gone = self.prunable(sandbox_id)
+            await self._remove_snapshots(gone)
+        return gone
+
+    async def remove_snapshot(self, snapshot_id: str) -> None:
+        """Remove one snapshot; what follows it in the history stays.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: the sandbox is hibernated at it.
+        """
+        snapshot = self._store.get_snapshot(snapshot_id)
+        async with self._settled(snapshot.sandbox) as sandbox:
+            if sandbox.state is State.HIBERNATED and sandbox.snapshot == snapshot_id:
+                raise Conflict(f"Sandbox {sandbox.id} is hibernated at {snapshot.name!r}; wake it first.")
+            await self._remove_snapshots([snapshot])
+
+    # The parts of a verb. All are called with the sandbox's lock held.
+
+    @contextlib.asynccontextmanager
+    async def _settled(self, sandbox_id: str) -> AsyncIterator[Sandbox]:
+        """Hold the lock of a sandbox; a verb that was cut off by its process's end is undone first."""
+        self.get(sandbox_id)
+        async with self._lock(sandbox_id):
+            sandbox = self.get(sandbox_id)
+            driver = self.driver(sandbox.driver)
+            alive = driver.alive(sandbox_id)
+            if sandbox.state is State.RESTORING:
+                sandbox = await self._asleep(sandbox)
+            elif sandbox.state is State.HIBERNATED and alive:
+                await driver.stop(sandbox_id, grace=0)
+            elif sandbox.state is State.RUNNING and not alive:
+                sandbox = self._store.change(sandbox_id, state=State.STOPPED, endpoint=None, keys=None)
+            elif sandbox.state is State.RUNNING:
+                await driver.resume(sandbox_id)
+            if sandbox.state not in _HAS_MACHINE:
+                raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, _HAS_MACHINE)
+            yield sandbox
+
+    @contextlib.asynccontextmanager
+    async def _between_cells(self, sandbox_id: str, now: bool) -> AsyncIterator[None]:
+        if now:
+            yield
+        else:
+            self.get(sandbox_id)
+            async with locked(self.cell_lock(sandbox_id)):
+                yield
+
+    async def _snapshot(
+        self,
+        sandbox: Sandbox,
+        cause: Cause,
+        name: str = "",
+        note: str = "",
+        *,
+        memory: bool = True,
+        resume: bool = True,
+        **values: object,
+    ) -> Snapshot:
+        history = self.history(sandbox.id)
+        name = name or _free_name(cause, {s.name for s in history})
+        if any(s.name == name for s in history):
+            raise Conflict(f"Sandbox {sandbox.id} has a snapshot {name!r} already; choose another name.")
+        if sandbox.state not in {State.RUNNING, State.STOPPED}:
+            raise InvalidState(f"Sandbox {sandbox.id}", sandbox.state, {State.RUNNING, State.STOPPED})
+        driver = self.driver(sandbox.driver)
+        memory = memory and sandbox.state is State.RUNNING
+        if not memory:
+            await self._sync(sandbox)
+        snapshot_id = uuid.uuid4().hex[:12]
+        cells = self._keep_cells(sandbox, snapshot_id)
+        try:
+            saved = await driver.snapshot(sandbox.id, snapshot_id, memory=memory, resume=resume)
+            snapshot = Snapshot(
+                id=snapshot_id,
+                sandbox=sandbox.id,
+                parent=sandbox.snapshot,
+                name=name,
+                note=note,
+                cause=cause,
+                created=time.time(),
+                memory=memory,
+                cells=cells,
+                size=saved.size,
+                pause=saved.pause,
+                keys=sandbox.keys if memory else None,
+            )
+            self._store.add_snapshot(snapshot, **values)
+        except BaseException:
+            self.cells_of(snapshot_id).unlink(missing_ok=True)
+            await driver.forget([snapshot_id])
+            if not resume:
+                await driver.resume(sandbox.id)
+            raise
+        return snapshot
+
+    def _keep_cells(self, sandbox: Sandbox, snapshot_id: str) -> bool:
+        notebook = Path(sandbox.notebook)
+        if not sandbox.notebook or not notebook.is_file():
+            return False
+        private_folder(self.cells_of(snapshot_id).parent)
+        shutil.copyfile(notebook, self.cells_of(snapshot_id))
+        return True
+
+    async def _check_usable(
+        self, sandbox: Sandbox, target: Snapshot, *, memory: bool, cells: bool = False
+    ) -> None:
+        if target.sandbox != sandbox.id and self.get(target.sandbox).image != sandbox.image:
+            raise InvalidRequest(f"Snapshot {target.name!r} is of another image than sandbox {sandbox.id}.")
+        if memory and not target.memory:
+            raise Unsupported(
+                f"Snapshot {target.name!r} holds no memory. Its disk can be had: ask for the disk only."
+            )
+        if cells and not (target.cells and sandbox.notebook):
+            raise InvalidRequest(f"Snapshot {target.name!r} holds no cells, or no notebook is known.")
+        await self.driver(sandbox.driver).check_snapshot(target.id, memory=memory)
+
+    async def _leave(self, sandbox: Sandbox) -> None:
+        """Snapshot what is about to be left; a hibernated sandbox is one already."""
+        if sandbox.state is not State.HIBERNATED:
+            await self._snapshot(sandbox, Cause.ROLLBACK)
+
+    async def _travel(self, sandbox: Sandbox, target: Snapshot, *, memory: bool) -> Sandbox:
+        """Put a sandbox to `target`; where that fails, back to what it left."""
+        await self._leave(sandbox)
+        left = self.get(sandbox.id).snapshot
+        self._store.change(sandbox.id, state=State.RESTORING, snapshot=target.id, endpoint=None, keys=None)
+        try:
+            return await self._put(sandbox, target, memory=memory, reseed=False)
+        except SandboxError:
+            before = self._store.get_snapshot(left)
+            self._store.change(sandbox.id, state=State.RESTORING, snapshot=left)
+            await self._put(sandbox, before, memory=before.memory, reseed=False)
+            raise
+
+    async def _put(self, sandbox: Sandbox, target: Snapshot, *, memory: bool, reseed: bool) -> Sandbox:
+        """Bring the machine of a sandbox that is recorded as being restored to `target`."""
+        driver = self.driver(sandbox.driver)
+        try:
+            await driver.stop(sandbox.id, grace=0)
+            endpoint = await driver.restore(sandbox.id, target.id, memory=memory)
+            if endpoint is None or target.keys is None:
+                return self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)
+            return await self._adopt(
+                sandbox.id, driver, endpoint, target.keys, State.RUNNING, ADOPT_SECONDS, reseed=reseed
+            )
+        except BaseException:
+            await self._asleep(sandbox)
+            raise
+
+    async def _asleep(self, sandbox: Sandbox) -> Sandbox:
+        """What a restore that did not end well comes to: no machine, and the snapshot to wake from."""
+        await self.driver(sandbox.driver).stop(sandbox.id, grace=0)
+        memory = False
+        if current := self.get(sandbox.id).snapshot:
+            with contextlib.suppress(NotFound):
+                memory = self._store.get_snapshot(current).memory
+        state = State.HIBERNATED if memory else State.STOPPED
+        return self._store.change(sandbox.id, state=state, endpoint=None, keys=None)
+
+    async def _remove_snapshots(self, snapshots: Iterable[Snapshot]) -> None:
+        snapshots = list(snapshots)
+        for snapshot in snapshots:
+            self._store.remove_snapshot(snapshot.id)
+            self.cells_of(snapshot.id).unlink(missing_ok=True)
+        if snapshots:
+            await self.driver(self.get(snapshots[0].sandbox).driver).forget([s.id for s in snapshots])
 
 
-def _identity(sandbox_id: str) -> dict[str, Any]:
-    """What makes a machine this sandbox's: always the same but for entropy."""
-    digest = hashlib.sha256(sandbox_id.encode()).hexdigest()
-    mac = bytes([0x52, 0x54, 0x00]) + bytes.fromhex(digest[:6])
-    return {
-        "hostname": f"sandbox-{sandbox_id}",
-        "machine_id": digest[:32],
-        "mac": mac.hex(":"),
-        "entropy": os.urandom(64).hex(),
-    }
-
-
-async def _unless_ended(driver: Driver, sandbox_id: str, request: Coroutine[Any, Any, object]) -> None:
-    """Wait for `request`, but not for a machine that has ended.
-
-    Raises:
-        Permanent: it has; the message has the end of what it said.
-    """
-    asked = asyncio.create_task(request)
-    exited = asyncio.create_task(driver.wait_exit(sandbox_id))
-    tasks: builtins.list[asyncio.Task[Any]] = [asked, exited]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if asked.done():
-            asked.result()
-            return
-        raise Permanent(f"The machine of sandbox {sandbox_id} ended while it started: {exited.result()}")
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+def _free_name(cause: Cause, taken: set[str]) -> str:
+    prefix = {Cause.ASKED: "snapshot", Cause.ROLLBACK: "before-rollback"}.get(cause, str(cause))
+    return next(name for i in range(1, len(taken) + 2) if (name := f"{prefix}-{i}") not in taken)

@@ -10,7 +10,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox.domain.errors import Conflict, InvalidState, NotFound, Permanent
-from jupyter_vsandbox.domain.model import Endpoint, LinkKeys, Sandbox, Shape, State, check_transition
+from jupyter_vsandbox.domain.model import (
+    Cause,
+    Endpoint,
+    LinkKeys,
+    Sandbox,
+    Shape,
+    Snapshot,
+    State,
+    check_transition,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,12 +44,32 @@ _MIGRATIONS = (
         keys TEXT
     ) STRICT;
     """,
+    """
+    ALTER TABLE sandboxes ADD COLUMN name TEXT NOT NULL DEFAULT '';
+    ALTER TABLE sandboxes ADD COLUMN origin TEXT NOT NULL DEFAULT '';
+    ALTER TABLE sandboxes ADD COLUMN snapshot TEXT NOT NULL DEFAULT '';
+    CREATE TABLE snapshots (
+        id TEXT PRIMARY KEY,
+        sandbox TEXT NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE,
+        parent TEXT NOT NULL,
+        name TEXT NOT NULL,
+        note TEXT NOT NULL,
+        cause TEXT NOT NULL,
+        created REAL NOT NULL,
+        memory INTEGER NOT NULL,
+        cells INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        pause REAL NOT NULL,
+        keys TEXT,
+        UNIQUE (sandbox, name)
+    ) STRICT;
+    """,
 )
 _BUSY_SECONDS = 30.0
 
 
 class Store:
-    """Reads and writes `Sandbox` records. Only the service writes.
+    """Reads and writes `Sandbox` and `Snapshot` records. Only the service writes.
 
     Args:
         path: the database; made, readable by its owner only, if it does not exist.
@@ -141,20 +170,7 @@ class Store:
             InvalidState: the state it is in forbids the change.
         """
         with self._transaction() as db:
-            row = db.execute("SELECT * FROM sandboxes WHERE id = ?", (sandbox_id,)).fetchone()
-            if row is None:
-                raise NotFound(f"There is no sandbox {sandbox_id}.")
-            before = _from_row(row)
-            subject = f"Sandbox {sandbox_id}"
-            target = values.get("state", before.state)
-            if expected is not None and before.state != expected:
-                raise InvalidState(subject, before.state, {expected})
-            if target != before.state:
-                check_transition(subject, before.state, target)
-            new = _to_row(Sandbox(**{**before.__dict__, **values}))
-            assignments = ", ".join(f"{name} = :{name}" for name in new)
-            db.execute(f"UPDATE sandboxes SET {assignments} WHERE id = :id", new)  # noqa: S608
-            return _from_row(new)
+            return _change(db, sandbox_id, expected, values)
 
     def claim_standby(
         self,
@@ -197,10 +213,104 @@ class Store:
             ).fetchone()
         return None if row is None else _from_row(row)
 
+    def add_snapshot(self, snapshot: Snapshot, **values: Any) -> Sandbox:
+        """Record a snapshot and, in the same step, that its sandbox is at it.
+
+        Args:
+            snapshot: the new one.
+            **values: new values of the `Sandbox`, as for `change`.
+
+        Raises:
+            Conflict: its history has one of that name.
+        """
+        row = _snapshot_row(snapshot)
+        columns, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+        try:
+            with self._transaction() as db:
+                db.execute(f"INSERT INTO snapshots ({columns}) VALUES ({marks})", row)  # noqa: S608
+                return _change(db, snapshot.sandbox, None, values | {"snapshot": snapshot.id})
+        except sqlite3.IntegrityError:
+            raise Conflict(f"Sandbox {snapshot.sandbox} has a snapshot {snapshot.name!r} already.") from None
+
+    def snapshots(self, sandbox_id: str) -> list[Snapshot]:
+        """The history of a sandbox, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT * FROM snapshots WHERE sandbox = ? ORDER BY created, id", (sandbox_id,)
+            ).fetchall()
+        return [_to_snapshot(row) for row in rows]
+
+    def get_snapshot(self, snapshot_id: str) -> Snapshot:
+        """One snapshot by its id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self._lock:
+            row = self._db.execute("SELECT * FROM snapshots WHERE id = ?", (snapshot_id,)).fetchone()
+        if row is None:
+            raise NotFound(f"There is no snapshot {snapshot_id}.")
+        return _to_snapshot(row)
+
+    def remove_snapshot(self, snapshot_id: str) -> None:
+        """Forget a snapshot; those that followed it then follow its parent. Harmless twice."""
+        with self._transaction() as db:
+            row = db.execute("DELETE FROM snapshots WHERE id = ? RETURNING parent", (snapshot_id,)).fetchone()
+            if row is not None:
+                for table, column in (("snapshots", "parent"), ("sandboxes", "snapshot")):
+                    db.execute(
+                        f"UPDATE {table} SET {column} = ? WHERE {column} = ?",  # noqa: S608
+                        (row["parent"], snapshot_id),
+                    )
+
+    def move_history(self, source: str, target: str) -> None:
+        """Make the history of one sandbox part of another's; names that are taken get a suffix."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE snapshots SET sandbox = :target, name = CASE WHEN name IN "
+                "(SELECT name FROM snapshots WHERE sandbox = :target) THEN name || '-' || :source "
+                "ELSE name END WHERE sandbox = :source",
+                {"source": source, "target": target},
+            )
+
     def remove(self, sandbox_id: str) -> None:
-        """Forget a sandbox. Harmless twice."""
+        """Forget a sandbox and its history. Harmless twice."""
         with self._transaction() as db:
             db.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
+
+
+def _change(
+    db: sqlite3.Connection, sandbox_id: str, expected: State | None, values: dict[str, Any]
+) -> Sandbox:
+    row = db.execute("SELECT * FROM sandboxes WHERE id = ?", (sandbox_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"There is no sandbox {sandbox_id}.")
+    before = _from_row(row)
+    subject = f"Sandbox {sandbox_id}"
+    target = values.get("state", before.state)
+    if expected is not None and before.state != expected:
+        raise InvalidState(subject, before.state, {expected})
+    if target != before.state:
+        check_transition(subject, before.state, target)
+    new = _to_row(Sandbox(**{**before.__dict__, **values}))
+    assignments = ", ".join(f"{name} = :{name}" for name in new)
+    db.execute(f"UPDATE sandboxes SET {assignments} WHERE id = :id", new)  # noqa: S608
+    return _from_row(new)
+
+
+def _snapshot_row(snapshot: Snapshot) -> dict[str, Any]:
+    row = dict(snapshot.__dict__, cause=str(snapshot.cause))
+    row.update(memory=int(snapshot.memory), cells=int(snapshot.cells))
+    row["keys"] = None if snapshot.keys is None else json.dumps(asdict(snapshot.keys))
+    return row
+
+
+def _to_snapshot(row: sqlite3.Row) -> Snapshot:
+    values = dict(row)
+    values.update(cause=Cause(values["cause"]), memory=bool(values["memory"]), cells=bool(values["cells"]))
+    if values["keys"] is not None:
+        values["keys"] = LinkKeys(**json.loads(values["keys"]))
+    return Snapshot(**values)
 
 
 def _to_row(sandbox: Sandbox) -> dict[str, Any]:

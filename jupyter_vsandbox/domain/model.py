@@ -24,6 +24,10 @@ class State(StrEnum):
     STANDBY = "standby"
     """Running and warm, waiting for somebody to claim it."""
     RUNNING = "running"
+    RESTORING = "restoring"
+    """On its way to its snapshot; where nobody is at work on that any more, as good as hibernated."""
+    HIBERNATED = "hibernated"
+    """No machine, but disk and memory are kept in its snapshot."""
     STOPPING = "stopping"
     STOPPED = "stopped"
     """No machine, but its disk is kept."""
@@ -33,9 +37,13 @@ _TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.STARTING: frozenset({State.STANDBY, State.RUNNING, State.STOPPING, State.STOPPED}),
         State.STANDBY: frozenset({State.RUNNING, State.STOPPING, State.STOPPED}),
-        State.RUNNING: frozenset({State.STOPPING, State.STOPPED, State.STARTING}),
+        State.RUNNING: frozenset(
+            {State.STOPPING, State.STOPPED, State.STARTING, State.RESTORING, State.HIBERNATED}
+        ),
+        State.RESTORING: frozenset({State.RUNNING, State.HIBERNATED, State.STOPPING, State.STOPPED}),
+        State.HIBERNATED: frozenset({State.RESTORING, State.STOPPED}),
         State.STOPPING: frozenset({State.STOPPED}),
-        State.STOPPED: frozenset({State.STARTING}),
+        State.STOPPED: frozenset({State.STARTING, State.RESTORING}),
     }
 )
 if set(_TRANSITIONS) != set(State):  # pragma: no cover
@@ -153,6 +161,10 @@ class Sandbox:
         owner: `PID:STARTTIME` of the process that uses it, "" for none (a standby).
         endpoint: where its agent listens, `None` while there is no machine.
         keys: the link's keys, `None` while there is no machine.
+        name: what the user calls it, "" for nothing.
+        origin: the sandbox it was forked from, "" for none.
+        snapshot: where it is in its history: the snapshot it was last taken or restored from, ""
+            for the clean image.
     """
 
     id: str
@@ -166,6 +178,54 @@ class Sandbox:
     notebook: str = ""
     owner: str = ""
     endpoint: Endpoint | None = None
+    keys: LinkKeys | None = field(default=None, repr=False)
+    name: str = ""
+    origin: str = ""
+    snapshot: str = ""
+
+
+class Cause(StrEnum):
+    """Why a snapshot was taken."""
+
+    ASKED = "asked"
+    """Somebody asked for it; it goes only when somebody says so."""
+    ROLLBACK = "rollback"
+    """What a rollback, promotion or reset was about to leave."""
+    FORK = "fork"
+    """Where a fork began."""
+    HIBERNATION = "hibernation"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A point in the life of a sandbox.
+
+    Attributes:
+        id: 12 hexadecimal digits.
+        sandbox: whose history it is in.
+        parent: the snapshot before it, "" for none.
+        name: unique in the history, given by the user or made up.
+        note: free text.
+        cause: why it was taken.
+        created: seconds since the epoch.
+        memory: whether it holds memory, not only the disk.
+        cells: whether it holds the notebook's cells.
+        size: bytes it takes beyond its parent.
+        pause: seconds that the machine stood still for it.
+        keys: the link's keys at that moment, `None` without memory.
+    """
+
+    id: str
+    sandbox: str
+    parent: str
+    name: str
+    note: str
+    cause: Cause
+    created: float
+    memory: bool
+    cells: bool
+    size: int
+    pause: float
     keys: LinkKeys | None = field(default=None, repr=False)
 
 

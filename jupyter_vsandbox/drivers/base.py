@@ -2,9 +2,9 @@
 
 A machine is named by its sandbox's id; a driver finds all it needs to know of it from that id, in
 any process of the same user. Order of calls: `template` (once per image and shape), then per
-machine `start`, any of `wait_exit`, `usage`, `boot`, `stop`, and at last `delete`. The caller
-holds a lock per machine: two verbs on one machine never run at once. Verbs on different machines
-do.
+machine `start` or `restore`, any of `wait_exit`, `usage`, `snapshot`, `restore`, `boot`, `stop`,
+and at last `delete`. The caller holds a lock per machine: two verbs on one machine never run at
+once. Verbs on different machines do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Accelerator, Endpoint, Image, LinkKeys, Shape, Usage
@@ -43,11 +43,26 @@ class Template:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """What a snapshot came to.
+
+    Attributes:
+        size: bytes that it takes on disk beyond what it shares with its parent.
+        pause: seconds that the machine stood still; 0 for one that did not run.
+    """
+
+    size: int
+    pause: float
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a driver can do beyond starting and stopping, as data."""
 
     memory_clones: bool
     """`start` resumes a running kernel instead of booting."""
+    memory_snapshots: bool
+    """`snapshot` can keep the memory of a running machine, and `restore` bring it back."""
 
 
 class Driver(Protocol):
@@ -89,6 +104,47 @@ class Driver(Protocol):
 
         Returns as soon as the boot has begun; the agent takes as long as the guest needs.
         """
+
+    async def snapshot(
+        self, machine_id: str, snapshot_id: str, *, memory: bool, resume: bool = True
+    ) -> Saved:
+        """Keep the machine as it is now, to be restored any number of times.
+
+        Only what changed since the snapshot it was last taken or restored from is written. The
+        machine runs on after a short pause, and does so too where this fails; a failed snapshot
+        leaves nothing behind. Its disk alone can also be kept while it does not run.
+
+        Args:
+            machine_id: which.
+            snapshot_id: name of the new snapshot.
+            memory: keep memory and devices of the running machine as well.
+            resume: let the machine run on; else it stays paused, for `stop` to end it.
+
+        Raises:
+            InvalidState: memory was asked for and it does not run.
+            Exhausted: not enough disk.
+        """
+
+    async def restore(self, machine_id: str, snapshot_id: str, *, memory: bool = True) -> Endpoint | None:
+        """Put a machine, new or not running, to a snapshot of its own or of another machine.
+
+        With memory it runs when this returns, and its agent is reached with the keys it had when the
+        snapshot was taken. Without, only the disk is put back, nothing runs, and `None` is returned.
+
+        Raises:
+            NotFound: the snapshot's files are gone.
+            Permanent: a file is damaged; it is named.
+            Unsupported: this host or this QEMU cannot load its memory; its disk can be had.
+        """
+
+    async def check_snapshot(self, snapshot_id: str, *, memory: bool) -> None:
+        """Raise what `restore` would: called before a machine is ended to be put there."""
+
+    async def resume(self, machine_id: str) -> None:
+        """Let a machine run on that a `snapshot` left paused, on purpose or because it was cut off."""
+
+    async def forget(self, snapshot_ids: Collection[str]) -> None:
+        """Remove snapshots. What others or running machines share with them stays. Harmless twice."""
 
     async def stop(self, machine_id: str, grace: float) -> None:
         """End the machine, keep its disk. Harmless on one that is not running.

@@ -71,6 +71,7 @@ class Agent:
             "warm": self.warm,
             "standby": self.standby,
             "info": self.info,
+            "sync": self.sync,
             "poweroff": self.poweroff,
         }  # type: Dict[str, Callable[..., Dict[str, Any]]]
 
@@ -226,8 +227,8 @@ class Agent:
             self.kernel.resume(env or {}, cwd, reseed=False)
         return dict(self.kernel_status(), protocol=protocol.VERSION)
 
-    def adopt(self, keys, entropy, hostname, machine_id, mac):
-        # type: (Dict[str, str], str, str, str, str) -> Dict[str, Any]
+    def adopt(self, keys, entropy, hostname, machine_id, mac, reseed=True):
+        # type: (Dict[str, str], str, str, str, str, bool) -> Dict[str, Any]
         """Become another machine than the one this was cloned from.
 
         Args:
@@ -236,12 +237,14 @@ class Agent:
             hostname: new name.
             machine_id: 32 hexadecimal digits.
             mac: new address of the network card.
+            reseed: also seed the kernel's own random generators anew; not for a machine that is put
+                back to an earlier moment of its own.
         """
         identity.feed_entropy(bytes.fromhex(entropy))
         identity.set_hostname(hostname)
         identity.set_machine_id(machine_id)
         identity.set_mac(mac)
-        if self.kernel is not None:
+        if self.kernel is not None and reseed:
             self.kernel.resume({}, "", reseed=True)
         self.next_keys = keys
         return {}
@@ -354,6 +357,11 @@ class Agent:
             "disk_free": disk.f_bavail * disk.f_frsize,
             "time": time.time(),
         }
+
+    def sync(self):  # type: () -> Dict[str, Any]
+        """Write all that was changed to the disk."""
+        os.sync()
+        return {}
 
     def poweroff(self):  # type: () -> Dict[str, Any]
         """Shut the machine down in order."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jupyter_vsandbox.core.standby import refill
 from jupyter_vsandbox.domain.errors import NotFound, Permanent, SandboxError
 from jupyter_vsandbox.domain.model import State
+from jupyter_vsandbox.files import locked
 from jupyter_vsandbox.guest import protocol
 from jupyter_vsandbox.kernel.relay import Relay
 from jupyter_vsandbox.link import AgentLink
@@ -59,6 +60,11 @@ class KernelMachine:
         self._relay: Relay | None = None
         self._watch: asyncio.Task[None] | None = None
         self._exited = asyncio.Event()
+        self._connected = asyncio.Event()
+        self._asleep = asyncio.Event()
+        self._waking = asyncio.Lock()
+        self._cell = contextlib.AsyncExitStack()
+        self._in_cell = False
         self._ending = False
         self.returncode: int | None = None
         """`None` while the kernel lives."""
@@ -69,7 +75,13 @@ class KernelMachine:
         return self._sandbox.id if self._sandbox else ""
 
     async def launch(
-        self, key: bytes, signature_scheme: str, env: Mapping[str, str], cwd: str, notebook: str
+        self,
+        key: bytes,
+        signature_scheme: str,
+        env: Mapping[str, str],
+        cwd: str,
+        notebook: str,
+        attach: str = "",
     ) -> None:
         """Start the kernel: the first time in a new sandbox, later in the same one.
 
@@ -78,16 +90,14 @@ class KernelMachine:
             signature_scheme: of the connection file.
             env: environment variables to add for the kernel.
             cwd: folder to start in, where the guest has it.
-            notebook: what the kernel is for, "" if that is not known.
+            notebook: path of what the kernel is for, "" if that is not known.
+            attach: id of the sandbox to use, "" for the notebook's own or a new one.
         """
         fresh = self._sandbox is None
-        started = booted = False
+        booted = started = False
         try:
             if fresh:
-                self._sandbox = await self._service.create(
-                    self._runtime, driver=self._driver, kernel_id=self._kernel_id, notebook=notebook
-                )
-                refill(self._service.settings, self._runtime)
+                self._sandbox, booted = await self._find(notebook, attach)
             elif not self._reachable():
                 await self._disconnect()
                 self._sandbox = await self._restart_machine(notebook)
@@ -101,10 +111,14 @@ class KernelMachine:
                     f"protocol, this host {protocol.VERSION}: jupyter vsandbox images build {self._runtime}"
                 )
             if booted or not fresh or not status["alive"]:
+                if self._relay is not None:
+                    self._relay.forget()
                 await self._request("start_kernel", env=dict(env), cwd=cwd, timeout=ANSWER_SECONDS)
             self.returncode = None
             self._ending = False
             self._exited.clear()
+            self._asleep.clear()
+            self._connected.set()
             if self._watch is None or self._watch.done():
                 self._watch = asyncio.create_task(self._watch_machine())
             if self._relay is not None:
@@ -117,6 +131,10 @@ class KernelMachine:
     async def signal(self, number: int) -> None:
         """Signal the kernel and what it started. A machine that does not answer SIGKILL is ended."""
         if self.returncode is not None:
+            return
+        if self._asleep.is_set():  # there is no kernel process, and none is woken to be ended
+            if number in (signal.SIGTERM, signal.SIGKILL):
+                self._exit(0, "it was hibernated")
             return
         self._ending = number in (signal.SIGTERM, signal.SIGKILL)
         try:
@@ -142,8 +160,9 @@ class KernelMachine:
             self._relay.rebind()
 
     async def release(self) -> None:
-        """Let go of everything, the sandbox included. Harmless twice."""
+        """Let go of everything, a disposable sandbox included. Harmless twice."""
         await self._disconnect()
+        self.cells_done()
         if self._relay is not None:
             folder = self._relay.prefix.parent
             await self._relay.close()
@@ -151,13 +170,26 @@ class KernelMachine:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         if self._sandbox is not None:
-            await self._service.delete(self._sandbox.id)
+            await self._service.let_go(self._sandbox.id)
             self._sandbox = None
         if self.returncode is None:
             self.returncode = 0
             self._exited.set()
 
     # Below: the parts of a launch.
+
+    async def _find(self, notebook: str, attach: str) -> tuple[Sandbox, bool]:
+        """The sandbox to use, and whether it was booted and so has no kernel yet."""
+        mine = attach or self._service.bound(notebook, self._runtime)
+        if mine:
+            before = await self._service.settled(mine)
+            claimed = await self._service.claim(mine, self._kernel_id, notebook)
+            return claimed, before.state is State.STOPPED
+        created = await self._service.create(
+            self._runtime, driver=self._driver, kernel_id=self._kernel_id, notebook=notebook
+        )
+        refill(self._service.settings, self._runtime)
+        return created, False
 
     def _reachable(self) -> bool:
         if self._link is None or self._sandbox is None:
@@ -171,6 +203,8 @@ class KernelMachine:
     async def _restart_machine(self, notebook: str) -> Sandbox:
         """A machine again, from the disk the sandbox had, or a new sandbox if that was deleted."""
         try:
+            if (await self._service.settled(self.sandbox_id)).state is State.HIBERNATED:
+                return await self._service.wake(self.sandbox_id)
             return await self._service.start(self.sandbox_id)
         except NotFound:
             return await self._service.create(
@@ -180,7 +214,7 @@ class KernelMachine:
     async def _open_relay(self, key: bytes, signature_scheme: str) -> None:
         if self._relay is None:
             folder = private_folder(self._service.client_sockets(self._kernel_id))
-            self._relay = Relay(folder, key, signature_scheme, self._to_kernel)
+            self._relay = Relay(folder, key, signature_scheme, self)
             await self._relay.open()
 
     async def _connect(self) -> None:
@@ -200,6 +234,10 @@ class KernelMachine:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+        await self._unlink()
+
+    async def _unlink(self) -> None:
+        self._connected.clear()
         if self._link is not None:
             await self._link.close()
             self._link = None
@@ -229,9 +267,54 @@ class KernelMachine:
 
     # What happens by itself.
 
-    async def _to_kernel(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
+    async def ready_for(self, channel: str, msg_type: str) -> bool:
+        """See `KernelEnd`: a cell waits for its turn, and whatever comes first wakes the machine."""
+        if self._asleep.is_set() and msg_type == "shutdown_request":
+            return False
+        if msg_type == "execute_request" and not self._in_cell:
+            await self._cell.enter_async_context(locked(self._service.cell_lock(self.sandbox_id)))
+            self._in_cell = True
+        while not (self._connected.is_set() or self._exited.is_set()):
+            if self._asleep.is_set():
+                await self._wake()
+                continue
+            events = (self._connected, self._exited, self._asleep)
+            waits = [asyncio.create_task(event.wait()) for event in events]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        return True
+
+    async def deliver(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
+        """See `KernelEnd`."""
         if self._link is not None:
             await self._link.send(channel, frames)
+
+    def cells_done(self) -> None:
+        """See `KernelEnd`."""
+        if self._in_cell:
+            self._in_cell = False
+            held, self._cell = self._cell, contextlib.AsyncExitStack()
+            self._released = asyncio.create_task(held.aclose())
+
+    async def _wake(self) -> None:
+        async with self._waking:
+            if not self._asleep.is_set():
+                return
+            try:
+                self._sandbox = await self._service.wake(self.sandbox_id)
+            except SandboxError as error:
+                self._exit(MACHINE_LOST, f"it could not be woken: {error}")
+                return
+            await self._connect()
+            await self._attach()
+            if self._relay is not None:
+                await self._relay.ask_again()
+            self._asleep.clear()
+            self._connected.set()
+            self._watch = asyncio.create_task(self._watch_machine())
 
     def _from_kernel(self, channel: bytes, frames: Sequence[zmq.Frame]) -> None:
         if self._relay is not None:
@@ -255,8 +338,32 @@ class KernelMachine:
             self._exit(MACHINE_LOST, "its agent was started anew")
 
     async def _watch_machine(self) -> None:
-        last_words = await self._service.ended(self.sandbox_id)
-        self._exit(MACHINE_LOST, f"its machine ended: {last_words}")
+        """Follow the sandbox to wherever the verbs of any process put it."""
+        while True:
+            last_words = await self._service.ended(self.sandbox_id)
+            await self._unlink()
+            try:
+                current = await self._service.settled(self.sandbox_id)
+                if current.state is State.RUNNING:
+                    self._sandbox = current
+                    await self._connect()
+                    status = await self._attach()
+                    if self._relay is not None:
+                        await self._relay.rewound()
+                    if status["alive"]:
+                        self._connected.set()
+                        continue
+                    last_words = "there is no kernel at that point of its history"
+            except SandboxError as error:
+                last_words = f"{last_words} {error}"
+            else:
+                if current.state is State.HIBERNATED:
+                    self._asleep.set()
+                    if self._relay is not None and self._relay.waiting:
+                        self._woken = asyncio.create_task(self._wake())
+                    return
+            self._exit(MACHINE_LOST, f"its machine ended: {last_words}")
+            return
 
     def _exit(self, returncode: int | None, reason: str) -> None:
         if self.returncode is None:
@@ -267,4 +374,5 @@ class KernelMachine:
             self.returncode = MACHINE_LOST if returncode is None else returncode
             if self._relay is not None:
                 self._relay.beating = False
+                self._relay.forget()
             self._exited.set()

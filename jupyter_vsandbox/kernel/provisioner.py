@@ -31,6 +31,8 @@ _NOT_FOR_GUESTS = frozenset(
     {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL", "PATH", "HOME", "USER", "VIRTUAL_ENV"}
 )
 _STOP_SECONDS = 10.0
+ATTACH = "VSANDBOX_ATTACH"
+"""Environment variable for a kernel that is to run in a sandbox that exists: its id."""
 
 
 class SandboxProvisioner(KernelProvisionerBase):
@@ -121,6 +123,7 @@ class SandboxProvisioner(KernelProvisionerBase):
                     env=env,
                     cwd=str(kwargs.get("cwd") or ""),
                     notebook=env.get("JPY_SESSION_NAME", ""),
+                    attach=env.get(ATTACH, ""),
                 )
             )
         except BaseException:

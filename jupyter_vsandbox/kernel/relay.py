@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import json
 import logging
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
 import zmq.asyncio
@@ -22,19 +24,46 @@ from jupyter_vsandbox.guest.protocol import DELIMITER
 from jupyter_vsandbox.link import context
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     Frames = Sequence[zmq.Frame]
-    Deliver = Callable[[bytes, Sequence[bytes | zmq.Frame]], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 """Last part of each socket's path; a connection file calls it the port."""
 
+_ASKS = frozenset({"shell", "control"})
 _SUBSCRIBED = 1
 _SIGNED = 4  # header, parent header, metadata, content
+
+
+class KernelEnd(Protocol):
+    """Takes what clients send."""
+
+    async def ready_for(self, channel: str, msg_type: str) -> bool:
+        """Return when a message may be delivered; false if it is to be dropped."""
+
+    async def deliver(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
+        """Hand a message to the kernel."""
+
+    def cells_done(self) -> None:
+        """Every cell that was delivered is answered."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A request that the kernel has not answered."""
+
+    channel: str
+    idents: Sequence[zmq.Frame]
+    header: dict[str, Any]
+    frames: Sequence[bytes | zmq.Frame]
+
+    @property
+    def is_cell(self) -> bool:
+        return bool(self.header["msg_type"] == "execute_request")
 
 
 class Relay:
@@ -44,15 +73,17 @@ class Relay:
         folder: private folder for the sockets.
         key: signs messages between clients and this relay.
         signature_scheme: such as ``hmac-sha256``.
-        deliver: called with channel and frames of each message for the kernel.
+        kernel: where messages of clients go.
     """
 
-    def __init__(self, folder: Path, key: bytes, signature_scheme: str, deliver: Deliver) -> None:
+    def __init__(self, folder: Path, key: bytes, signature_scheme: str, kernel: KernelEnd) -> None:
         self.prefix = folder / "k"
         self.beating = False
         """Whether to answer heartbeats."""
+        self._epoch = 0
+        self._outstanding: dict[str, _Request] = {}
         self._session = Session(key=key, signature_scheme=signature_scheme)
-        self._deliver = deliver
+        self._kernel = kernel
         self._sockets: dict[str, zmq.asyncio.Socket] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -103,9 +134,54 @@ class Relay:
             return
         if name == "iopub" and b"iopub_welcome" in frames[start + 2].bytes:
             return  # meant for the agent; clients get one from here
-        body = frames[start + 2 :]
+        body: list[Any] = list(frames[start + 2 :])
+        if self._epoch:
+            # A kernel that was put back counts its messages from an earlier number again.
+            header = json.loads(body[0].bytes)
+            header["msg_id"] += f"_{self._epoch}"
+            body[0] = zmq.Frame(json.dumps(header).encode())
         signature = self._session.sign([frame.buffer for frame in body[:_SIGNED]])
         socket.send_multipart([*frames[: start + 1], signature, *body], copy=False)
+        if name in _ASKS and self._outstanding:
+            self._answered(json.loads(body[1].bytes).get("msg_id", ""))
+
+    def forget(self) -> None:
+        """The kernel that was asked is gone, and those who asked know."""
+        self._outstanding.clear()
+        self._kernel.cells_done()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether clients wait for answers."""
+        return bool(self._outstanding)
+
+    async def ask_again(self) -> None:
+        """The kernel never got what is outstanding: its machine was asleep already."""
+        for request in self._outstanding.values():
+            await self._kernel.deliver(request.channel.encode(), request.frames)
+
+    async def rewound(self) -> None:
+        """The kernel is another one than was asked: abort the cells, ask it the rest."""
+        self._epoch += 1
+        outstanding, self._outstanding = self._outstanding, {}
+        self._kernel.cells_done()
+        for msg_id, request in outstanding.items():
+            if not request.is_cell:
+                self._outstanding[msg_id] = request
+                await self._kernel.deliver(request.channel.encode(), request.frames)
+                continue
+            reply = self._session.msg(
+                "execute_reply", content={"status": "aborted", "execution_count": 0}, parent=request.header
+            )
+            idents = [frame.bytes for frame in request.idents]
+            await self._sockets[request.channel].send_multipart(self._session.serialize(reply, ident=idents))
+            idle = self._session.msg("status", content={"execution_state": "idle"}, parent=request.header)
+            await self._sockets["iopub"].send_multipart(self._session.serialize(idle, ident=b"status"))
+
+    def _answered(self, msg_id: str) -> None:
+        request = self._outstanding.pop(msg_id, None)
+        if request is not None and not any(each.is_cell for each in self._outstanding.values()):
+            self._kernel.cells_done()
 
     def _bind(self, channel: str) -> None:
         self._sockets[channel].bind(self._url(channel))
@@ -130,7 +206,16 @@ class Relay:
             if not hmac.compare_digest(signature, frames[start + 1].bytes):
                 _log.warning("Ignored a message on %s with a wrong signature.", channel)
                 continue
-            await self._deliver(channel.encode(), [*frames[: start + 1], b"", *body])
+            message: Sequence[bytes | zmq.Frame] = [*frames[: start + 1], b"", *body]
+            header = _header(body[0])
+            if header is None:
+                _log.warning("Ignored a message on %s whose header is none.", channel)
+                continue
+            if not await self._kernel.ready_for(channel, header["msg_type"]):
+                continue
+            if channel in _ASKS and header["msg_type"].endswith("_request"):
+                self._outstanding[header["msg_id"]] = _Request(channel, frames[:start], header, message)
+            await self._kernel.deliver(channel.encode(), message)
 
     async def _welcome(self) -> None:
         """Tell each new subscriber that it will miss nothing from here on (JEP 65)."""
@@ -148,6 +233,16 @@ class Relay:
             frames = await socket.recv_multipart()
             if self.beating:
                 await socket.send_multipart(frames)
+
+
+def _header(frame: zmq.Frame) -> dict[str, Any] | None:
+    """The header in a frame, `None` if it lacks what every header has."""
+    try:
+        header = json.loads(frame.bytes)
+    except ValueError:
+        return None
+    whole = isinstance(header, dict) and all(isinstance(header.get(n), str) for n in ("msg_id", "msg_type"))
+    return header if whole else None
 
 
 def _delimiter(frames: Frames) -> int | None:

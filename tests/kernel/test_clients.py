@@ -18,6 +18,8 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
 
+from jupyter_vsandbox.domain.model import State
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -216,7 +218,9 @@ async def test_server(server: Server, notebook: Path, home: Home) -> None:
         socket.close()
 
     await server.call("DELETE", f"sessions/{session['id']}")
-    assert home.leftovers() == []
+    assert home.processes() == []
+    [kept] = home.records()
+    assert (kept.id, kept.state, kept.owner) == (sandbox.id, State.STOPPED, "")
 
 
 async def test_a_server_that_ends_takes_its_kernels_along(server: Server) -> None:

@@ -33,6 +33,13 @@ class Kernel:
 
     def __init__(self):
         self.messages = asyncio.Queue()
+        self.dones = 0
+
+    async def ready_for(self, channel, msg_type):
+        return msg_type != "shutdown_request"
+
+    def cells_done(self):
+        self.dones += 1
 
     async def deliver(self, channel, frames):
         await self.messages.put((channel, [bytes(frame) for frame in frames]))
@@ -45,7 +52,7 @@ class Kernel:
 @asynccontextmanager
 async def relayed(folder):
     kernel = Kernel()
-    relay = Relay(folder, KEY, "hmac-sha256", kernel.deliver)
+    relay = Relay(folder, KEY, "hmac-sha256", kernel)
     await relay.open()
     try:
         yield relay, kernel
@@ -176,3 +183,56 @@ def test_sockets_are_their_owners_alone_and_gone_in_the_end(folder):
         assert list(folder.iterdir()) == []
 
     asyncio.run(check())
+
+
+async def _ask(folder, what):
+    """Ask something, rewind the kernel, and return what the client and the kernel then got."""
+    session = Session(key=KEY)
+    async with relayed(folder) as (relay, kernel), client(relay, "shell") as shell:
+        sent = session.msg(what, {})
+        await shell.send_multipart(session.serialize(sent))
+        await kernel.next()
+        await relay.rewound()
+        if what != "execute_request":
+            return sent, await kernel.next(), kernel
+        frames = await shell.recv_multipart()
+        return sent, session.deserialize(session.feed_identities(frames)[1]), kernel
+
+
+async def test_a_cell_that_a_rollback_cut_off_is_answered_as_aborted(folder):
+    sent, reply, kernel = await _ask(folder, "execute_request")
+    assert reply["msg_type"] == "execute_reply"
+    assert reply["content"]["status"] == "aborted"
+    assert reply["parent_header"]["msg_id"] == sent["header"]["msg_id"]
+    assert kernel.dones == 1
+
+
+async def test_a_question_that_a_rollback_cut_off_is_asked_again(folder):
+    sent, (channel, frames), _ = await _ask(folder, "complete_request")
+    assert channel == b"shell"
+    assert sent["header"]["msg_id"].encode() in b"".join(frames)
+
+
+async def test_message_ids_stay_unique_when_the_kernel_counts_again(folder):
+    session = Session(key=KEY)
+    again = session.serialize(session.msg("status", {"execution_state": "idle"}))
+    ids = set()
+    async with relayed(folder) as (relay, _), client(relay, "iopub") as iopub:
+        await iopub.recv_multipart()  # the welcome
+        for _ in range(3):
+            relay.from_kernel(b"iopub", [zmq.Frame(frame) for frame in again])
+            frames = await iopub.recv_multipart()
+            ids.add(session.deserialize(session.feed_identities(frames)[1])["header"]["msg_id"])
+            await relay.rewound()
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize("header", [b"[]", b"no json", b'{"msg_id": 1}'])
+async def test_a_signed_message_without_a_header_does_not_stop_the_relay(folder, header):
+    session = Session(key=KEY)
+    parts = [header, b"{}", b"{}", b"{}"]
+    async with relayed(folder) as (relay, kernel), client(relay, "shell") as shell:
+        await shell.send_multipart([DELIMITER, session.sign(parts), *parts])
+        await shell.send_multipart(message(session))
+        _, frames = await kernel.next()
+        assert b"execute_request" in frames[-4]

@@ -58,12 +58,6 @@ class Command:
         else:
             share = "on" if self.share else "off"
             memory = f"memory-backend-file,id=m,size={megabytes}M,mem-path={self.ram},share={share}"
-        disk = {
-            "driver": "qcow2",
-            "node-name": "disk0",
-            "discard": "unmap",
-            "file": {"driver": "file", "filename": str(self.disk), "discard": "unmap"},
-        }
         tcg = self.accelerator == "tcg"
         return [
             self.binary,
@@ -101,7 +95,7 @@ class Command:
             "-fw_cfg",
             f"name={KEYS_ENTRY},file={self.keys}",
             "-blockdev",
-            json.dumps(disk),
+            json.dumps(disk_node("disk0", self.disk)),
             "-device",
             "virtio-blk-pci,drive=disk0",
             "-netdev",
@@ -117,3 +111,13 @@ class Command:
             "migration.store-global-state=off",
             *(["-incoming", "defer"] if self.resume else []),
         ]
+
+
+def disk_node(name: str, path: Path) -> dict[str, object]:
+    """A block node that reads and writes the qcow2 file `path`."""
+    return {
+        "driver": "qcow2",
+        "node-name": name,
+        "discard": "unmap",
+        "file": {"driver": "file", "filename": str(path), "discard": "unmap"},
+    }

@@ -11,40 +11,62 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import asdict, replace
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jupyter_vsandbox.domain.errors import NotFound
+from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Unsupported
 from jupyter_vsandbox.domain.model import Endpoint, Usage
-from jupyter_vsandbox.drivers.base import Capabilities
+from jupyter_vsandbox.drivers.base import Capabilities, Saved
 from jupyter_vsandbox.drivers.qemu import accel, template
 from jupyter_vsandbox.drivers.qemu.checks import checks
-from jupyter_vsandbox.drivers.qemu.command import Command
-from jupyter_vsandbox.drivers.qemu.disk import create_overlay, size
+from jupyter_vsandbox.drivers.qemu.command import Command, disk_node
+from jupyter_vsandbox.drivers.qemu.disk import size
+from jupyter_vsandbox.drivers.qemu.memory import capture, load, prepare, put_back
+from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, STATE, Point, Points, checksums
 from jupyter_vsandbox.drivers.qemu.process import Qemu
-from jupyter_vsandbox.files import write_private
+from jupyter_vsandbox.files import new_folder, write_private
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Accelerator, Image, LinkKeys, Shape
     from jupyter_vsandbox.drivers.base import Template, Warm
+    from jupyter_vsandbox.drivers.qemu.memory import Pages
     from jupyter_vsandbox.settings import Settings
 
 _DISK = "disk.qcow2"
 _CONSOLE = "console.log"
 _KEYS = "keys.json"
+_ORIGIN = "origin.json"
+_PAUSED = "paused"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the memory of a running machine builds on.
+
+    Attributes:
+        template: whose memory it maps.
+        base: the snapshot that it was last taken or restored from, "" for none.
+    """
+
+    template: str
+    base: str
 
 
 class QemuDriver:
     """Runs machines with the QEMU of this host. Implements `Driver`; see there for the promises."""
 
     name = "qemu"
-    capabilities = Capabilities(memory_clones=True)
+    capabilities = Capabilities(memory_clones=True, memory_snapshots=True)
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._points = Points(settings.snapshots, settings.layers)
 
     async def checks(self) -> list[Check]:
         """See `Driver`."""
@@ -75,16 +97,10 @@ class QemuDriver:
         try:
             folder = private_folder(self._settings.sandboxes) / machine_id
             folder.mkdir(mode=0o700)
-            await create_overlay(folder / _DISK, origin / template.DISK)
             write_private(folder / _KEYS, "{}")
-            command = replace(
-                self._command(origin, source.append, source.shape, source.accelerator, folder),
-                kernel=origin / template.KERNEL,
-                initrd=origin / template.INITRD,
-                ram=origin / template.RAM,
-                resume=True,
-            )
-            return await self._launch(machine_id, command, origin / template.STATE)
+            self._set_disk(folder, await self._points.new_layer(origin / template.DISK))
+            self._set_origin(folder, Origin(source.id, ""))
+            return await self._launch(machine_id, self._clone(source, folder), origin / template.STATE)
         except BaseException:
             await self.delete(machine_id)
             raise
@@ -99,10 +115,183 @@ class QemuDriver:
         write_private(folder / _KEYS, json.dumps(asdict(keys)))
         try:
             command = self._command(Path(image.folder), image.append, shape, accelerator.name, folder)
-            return await self._launch(machine_id, command)
+            blank = await self._blank(image, command)
+            self._set_origin(folder, Origin(blank.id, ""))
+            ram = self._settings.templates / blank.id / template.RAM
+            return await self._launch(machine_id, replace(command, disk=(folder / _DISK).resolve(), ram=ram))
         except BaseException:
             await self.stop(machine_id, grace=0)
             raise
+
+    async def snapshot(
+        self, machine_id: str, snapshot_id: str, *, memory: bool, resume: bool = True
+    ) -> Saved:
+        """See `Driver`."""
+        qemu = self._qemu(machine_id)
+        process = qemu.process if qemu.alive() else None
+        folder = self._folder(machine_id)
+        origin = self._origin(folder)
+        if memory and (process is None or origin is None):
+            raise InvalidState(f"Sandbox {machine_id}", "not running", {"running"})
+        layer = (folder / _DISK).resolve()
+        above = await self._points.new_layer(layer)
+        pause = 0.0
+        pages: Pages | None = None
+        try:
+            with new_folder(private_folder(self._settings.snapshots) / snapshot_id) as draft:
+                if process is None:
+                    self._set_disk(folder, above)
+                else:
+                    ram = self._settings.templates / origin.template / template.RAM if origin else Path()
+                    room = prepare(process.pid, ram) if memory else None
+                    async with qemu.monitor() as execute:
+                        name = f"disk-{snapshot_id}"
+                        await execute("blockdev-add", **disk_node(name, above) | {"backing": None})
+                        top = await execute.top_node()
+                        (folder / _PAUSED).touch()
+                        begin = time.perf_counter()
+                        await execute("stop")
+                        try:
+                            if room is not None:
+                                await execute.save_devices(draft / STATE)
+                                pages = capture(process.pid, ram, room)
+                            await execute("blockdev-snapshot", node=top, overlay=name)
+                            self._set_disk(folder, above)
+                        finally:
+                            if resume:
+                                await execute("cont")
+                                (folder / _PAUSED).unlink()
+                        pause = time.perf_counter() - begin
+                base = origin.base if origin and memory else ""
+                await asyncio.to_thread(
+                    self._keep, draft, snapshot_id, layer, origin.template if origin else "", base, pages
+                )
+        except BaseException:
+            await self.resume(machine_id)
+            if (folder / _DISK).resolve() != above:
+                above.unlink(missing_ok=True)
+            raise
+        if memory and origin is not None:
+            self._set_origin(folder, Origin(origin.template, snapshot_id))
+        return Saved(self._points.size(snapshot_id), pause)
+
+    def _keep(
+        self, draft: Path, snapshot_id: str, layer: Path, source: str, base: str, pages: Pages | None
+    ) -> None:
+        machine: dict[str, str] = {}
+        if pages is not None:
+            chain = self._points.chain(base)
+            if len(chain) >= MAX_DEPTH or not self._points.pages_whole(chain):
+                chain, base = [], ""
+            pages.without([load(self._points.path(each.id)) for each in chain]).write(draft)
+            machine = self._machine(source)
+        sums = checksums(draft, layer, memory=pages is not None)
+        self._points.write(
+            draft, Point(snapshot_id, layer.name, pages is not None, source, base, machine, sums)
+        )
+
+    async def restore(self, machine_id: str, snapshot_id: str, *, memory: bool = True) -> Endpoint | None:
+        """See `Driver`."""
+        point = self._points.get(snapshot_id)
+        if memory:
+            self._check_loadable(point)
+        folder = private_folder(self._settings.sandboxes) / machine_id
+        fresh = not folder.exists()
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            verified = asyncio.create_task(asyncio.to_thread(self._points.verify, point, memory=memory))
+            above = await self._points.new_layer(self._points.layers / point.disk)
+            before = (folder / _DISK).resolve()
+            (folder / _KEYS).unlink(missing_ok=True)
+            write_private(folder / _KEYS, "{}")
+            if not memory:
+                await verified
+                self._set_disk(folder, above)
+                (folder / _ORIGIN).unlink(missing_ok=True)
+                endpoint = None
+            else:
+                source = template.load(self._settings.templates / point.template)
+                if source is None:
+                    raise NotFound(f"The template of snapshot {snapshot_id} is gone.")
+                origin = self._settings.templates / source.id
+                layers = [self._points.path(each.id) for each in self._points.chain(snapshot_id)]
+                command = replace(self._clone(source, folder), disk=above)
+                await self._qemu(machine_id).end()
+                (folder / _PAUSED).unlink(missing_ok=True)
+                private_folder(self._settings.sockets / machine_id)
+
+                async def fill(pid: int) -> None:
+                    await asyncio.to_thread(put_back, pid, origin / template.RAM, layers)
+                    await verified
+
+                port = await self._qemu(machine_id).launch(
+                    command.argv(), self._points.path(snapshot_id) / STATE, fill
+                )
+                self._set_disk(folder, above)
+                self._set_origin(folder, Origin(source.id, snapshot_id))
+                endpoint = Endpoint("127.0.0.1", port)
+            if before.parent == self._points.layers and before != above:
+                before.unlink(missing_ok=True)
+        except BaseException:
+            if fresh:
+                await self.delete(machine_id)
+            raise
+        return endpoint
+
+    async def check_snapshot(self, snapshot_id: str, *, memory: bool) -> None:
+        """See `Driver`."""
+        point = self._points.get(snapshot_id)
+        if memory:
+            self._check_loadable(point)
+        await asyncio.to_thread(self._points.verify, point, memory=memory)
+
+    async def resume(self, machine_id: str) -> None:
+        """See `Driver`."""
+        folder = self._folder(machine_id)
+        if not (folder / _PAUSED).exists():
+            return
+        qemu = self._qemu(machine_id)
+        if qemu.alive():
+            async with qemu.monitor() as execute:
+                # Whether or not the snapshot came so far: what the machine writes to is its disk.
+                self._set_disk(folder, Path(await execute.top_file()))
+                await execute("cont")
+        (folder / _PAUSED).unlink(missing_ok=True)
+
+    async def forget(self, snapshot_ids: Collection[str]) -> None:
+        """See `Driver`."""
+        for snapshot_id in snapshot_ids:
+            self._points.forget(snapshot_id)
+        self._collect()
+
+    def _collect(self) -> None:
+        folders = [self._folder(machine_id) for machine_id in self.machines()]
+        origins = [origin for folder in folders if (origin := self._origin(folder)) is not None]
+        self._points.collect(
+            (each.base for each in origins), ((folder / _DISK).resolve() for folder in folders)
+        )
+
+    def _machine(self, template_id: str) -> dict[str, str]:
+        """What a saved state depends on, beyond its template."""
+        return {"template": template_id, "QEMU version": accel.qemu_version()}
+
+    def _check_loadable(self, point: Point) -> None:
+        """Raise `Unsupported` unless this host can load the memory of a snapshot."""
+        instead = "Its disk can be used all the same: ask for the disk only."
+        if not point.memory:
+            raise Unsupported(f"Snapshot {point.id} has no memory. {instead}")
+        here = self._machine(point.template)
+        for name, there in point.machine.items():
+            if here.get(name) != there:
+                raise Unsupported(
+                    f"The memory of snapshot {point.id} needs {name} {there}; here it is {here.get(name)}. "
+                    f"{instead}"
+                )
+        if template.load(self._settings.templates / point.template) is None:
+            raise Unsupported(
+                f"The memory of snapshot {point.id} needs the template {point.template}, which is gone. "
+                f"{instead}"
+            )
 
     async def stop(self, machine_id: str, grace: float) -> None:
         """See `Driver`."""
@@ -119,7 +308,11 @@ class QemuDriver:
         """See `Driver`."""
         await self.stop(machine_id, grace=0)
         # Not in a thread: those are gone already when a process ends, and then it matters most.
-        shutil.rmtree(self._folder(machine_id), ignore_errors=True)
+        folder = self._folder(machine_id)
+        layer = (folder / _DISK).resolve()
+        shutil.rmtree(folder, ignore_errors=True)
+        if layer.parent == self._points.layers:
+            layer.unlink(missing_ok=True)
 
     async def wait_exit(self, machine_id: str) -> str:
         """See `Driver`."""
@@ -162,6 +355,32 @@ class QemuDriver:
     def _qemu(self, machine_id: str) -> Qemu:
         return Qemu(self._folder(machine_id), self._settings.sockets / machine_id / "qmp")
 
+    def _clone(self, source: Template, folder: Path) -> Command:
+        """The command line of a machine that resumes above the memory of a template."""
+        origin = self._settings.templates / source.id
+        return replace(
+            self._command(origin, source.append, source.shape, source.accelerator, folder),
+            kernel=origin / template.KERNEL,
+            initrd=origin / template.INITRD,
+            disk=(folder / _DISK).resolve(),  # snapshots move the link on
+            ram=origin / template.RAM,
+            resume=True,
+        )
+
+    def _set_disk(self, folder: Path, layer: Path) -> None:
+        _replace_link(folder / _DISK, layer)
+
+    def _origin(self, folder: Path) -> Origin | None:
+        try:
+            return Origin(**json.loads((folder / _ORIGIN).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def _set_origin(self, folder: Path, origin: Origin) -> None:
+        draft = folder / f".{_ORIGIN}"
+        draft.write_text(json.dumps(asdict(origin)))
+        draft.replace(folder / _ORIGIN)
+
     def _command(self, image: Path, append: str, shape: Shape, accelerator: str, folder: Path) -> Command:
         return Command(
             binary=accel.qemu_binary(),
@@ -176,10 +395,25 @@ class QemuDriver:
             console=folder / _CONSOLE,
         )
 
+    async def _blank(self, image: Image, command: Command) -> Template:
+        """What the memory of a machine that boots builds on."""
+        nowhere = replace(command, disk=Path(), keys=Path(), console=Path())
+        version = await asyncio.to_thread(accel.qemu_version)
+        name = f"blank-{template.template_id(image, nowhere, version)}"
+        return await template.ensure_blank(private_folder(self._settings.templates) / name, image, command)
+
     async def _launch(self, machine_id: str, command: Command, state: Path | None = None) -> Endpoint:
+        (self._folder(machine_id) / _PAUSED).unlink(missing_ok=True)
         private_folder(self._settings.sockets / machine_id)
         port = await self._qemu(machine_id).launch(command.argv(), state)
         return Endpoint("127.0.0.1", port)
+
+
+def _replace_link(path: Path, target: Path) -> None:
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(target)
+    draft.replace(path)
 
 
 def _private_memory(pid: int) -> int:

@@ -22,7 +22,7 @@ from qemu.qmp.error import QMPError
 from jupyter_vsandbox.domain.errors import Permanent, Transient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
@@ -121,12 +121,18 @@ class Qemu:
                 parts.append((self.folder / name).read_text(errors="replace")[-2000:].strip())
         return "\n".join(part for part in parts if part)
 
-    async def launch(self, argv: Sequence[str], state: Path | None = None) -> int:
+    async def launch(
+        self,
+        argv: Sequence[str],
+        state: Path | None = None,
+        prepare: Callable[[int], Awaitable[None]] | None = None,
+    ) -> int:
         """Start `argv` with a QMP monitor added, wait until it answers, return the agent's port.
 
         Args:
             argv: the command line.
             state: device state to resume from, for a command line that defers that.
+            prepare: awaited with the pid before the state is loaded.
 
         Raises:
             Permanent: it ended at once; the message says what it printed.
@@ -155,6 +161,8 @@ class Qemu:
         try:
             async with self.monitor() as execute:
                 port = await execute.forwarded_port()
+                if prepare is not None and self.process is not None:
+                    await prepare(self.process.pid)
                 if state is not None:
                     await execute.load_state(state)
         except BaseException as error:
@@ -241,6 +249,25 @@ class Monitor:
             await self._ignore_shared_memory()
             await self("getfd", fdname="state")
             await self("migrate-incoming", uri="fd:state")
+
+    async def save_devices(self, path: Path) -> None:
+        """Write the state of the stopped machine's devices, and no memory at all, to a new file.
+
+        Unlike `save_state` this leaves out memory that is private to the process, too.
+        """
+        await self("xen-save-devices-state", filename=os.fspath(path), live=False)
+
+    async def top_node(self) -> str:
+        """Name of the block node that the machine's disk writes to."""
+        return str((await self._disk())["node-name"])
+
+    async def top_file(self) -> str:
+        """The file behind `top_node`."""
+        return str((await self._disk())["image"]["filename"])
+
+    async def _disk(self) -> dict[str, Any]:
+        (inserted,) = [each["inserted"] for each in await self("query-block") if each.get("inserted")]
+        return dict(inserted)
 
     @contextlib.contextmanager
     def _as_state(self, fd: int) -> Iterator[int]:

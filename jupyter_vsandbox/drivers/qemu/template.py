@@ -93,6 +93,26 @@ async def ensure(
         return template
 
 
+async def ensure_blank(folder: Path, image: Image, command: Command) -> Template:
+    """Return the template in `folder` whose memory is all zeros: nothing starts from it.
+
+    What a machine that boots has in its memory can be saved as its difference from that, and loaded
+    again like a clone's.
+    """
+    async with locked(folder.parent / f".{folder.name}.lock"):
+        if (ready := load(folder)) is not None:
+            return ready
+        with new_folder(folder) as draft:
+            (draft / RAM).touch(mode=0o600)
+            os.truncate(draft / RAM, command.shape.memory)
+            (draft / RAM).chmod(0o400)
+            _write_stubs(draft, command.kernel)
+            keys = LinkKeys("", "", "", "")
+            blank = Template(folder.name, image.id, image.append, command.shape, command.accelerator, keys)
+            write_private(draft / _MANIFEST, json.dumps(asdict(blank)))
+        return blank
+
+
 async def _clear_drafts(folder: Path) -> None:
     """Remove what a killed process left of an attempt at this template, its QEMU first."""
     for draft in folder.parent.glob(f".new-{folder.name}-*"):

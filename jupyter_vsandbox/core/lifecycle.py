@@ -1,0 +1,452 @@
+"""How sandboxes come, run and go: the half of the service that knows nothing of snapshots.
+
+The shape of a verb: take the sandbox's lock, check its state, act through the driver, record,
+and on failure leave nothing half-made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Self
+
+from jupyter_vsandbox.core import capacity, owner
+from jupyter_vsandbox.core.store import Store
+from jupyter_vsandbox.domain.errors import (
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    OutcomeUnknown,
+    Permanent,
+    SandboxError,
+)
+from jupyter_vsandbox.domain.model import Cause, Sandbox, State
+from jupyter_vsandbox.drivers import registry
+from jupyter_vsandbox.files import locked
+from jupyter_vsandbox.link import AgentLink, new_keys
+from jupyter_vsandbox.runtimes import build
+from jupyter_vsandbox.settings import private_folder
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Coroutine
+    from pathlib import Path
+
+    from jupyter_vsandbox.domain.model import Endpoint, Image, LinkKeys, Usage
+    from jupyter_vsandbox.drivers.base import Driver
+    from jupyter_vsandbox.settings import Settings
+
+BOOT_SECONDS = 240.0
+ADOPT_SECONDS = 60.0
+POWEROFF_SECONDS = 30.0
+SYNC_SECONDS = 20.0
+_KERNEL_SOCKETS = "k"
+_STANDBY_MARGIN = 60.0  # a standby this near to its end is not worth claiming
+_ACTIVE = frozenset({State.STARTING, State.STANDBY, State.RUNNING, State.RESTORING, State.STOPPING})
+
+
+class Lifecycle:
+    """The verbs. One per process is enough; several processes may have one at once.
+
+    Args:
+        settings: where everything is, and the limits.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        private_folder(settings.home)
+        private_folder(settings.sockets)
+        self._locks = private_folder(settings.home / "locks")
+        self._store = Store(settings.database)
+        self._drivers: dict[str, Driver] = {}
+        self._reconciled = False
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What there is.
+
+    def list(self) -> list[Sandbox]:
+        """All sandboxes, oldest first."""
+        return self._store.all()
+
+    def get(self, sandbox_id: str) -> Sandbox:
+        """One sandbox by its full id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return self._store.get(sandbox_id)
+
+    def resolve(self, prefix: str) -> Sandbox:
+        """The one sandbox whose name is, or whose id begins with, `prefix`.
+
+        Raises:
+            NotFound: there is none.
+            InvalidRequest: there are several.
+        """
+        every = self._store.all() if prefix else []
+        found = [s for s in every if s.name == prefix] or [s for s in every if s.id.startswith(prefix)]
+        if not found:
+            raise NotFound(f"There is no sandbox {prefix!r}; `jupyter vsandbox list` shows all.")
+        if len(found) > 1:
+            raise InvalidRequest(f"{prefix!r} fits {len(found)} sandboxes; give more digits.")
+        return found[0]
+
+    def usage(self, sandbox_id: str) -> Usage:
+        """What a sandbox takes from its host now."""
+        return self.driver(self.get(sandbox_id).driver).usage(sandbox_id)
+
+    def alive(self, sandbox_id: str) -> bool:
+        """Whether the machine of a sandbox runs."""
+        return self.driver(self.get(sandbox_id).driver).alive(sandbox_id)
+
+    async def ended(self, sandbox_id: str) -> str:
+        """Return when the machine of a sandbox runs no more, with the last it said.
+
+        One that ended by itself is recorded as stopped: its disk is there.
+        """
+        said = await self.driver(self.get(sandbox_id).driver).wait_exit(sandbox_id)
+        with contextlib.suppress(NotFound, InvalidState):
+            if self.get(sandbox_id).state is State.RUNNING:
+                self._store.change(
+                    sandbox_id, expected=State.RUNNING, state=State.STOPPED, endpoint=None, keys=None
+                )
+        return said
+
+    def client_sockets(self, kernel_id: str) -> Path:
+        """Where this process puts the sockets of a kernel's clients; not made yet.
+
+        Once the process is gone, `reconcile` removes it.
+        """
+        return self.settings.sockets / f"{_KERNEL_SOCKETS}{owner.this_process()}:{kernel_id[:6]}"
+
+    def cell_lock(self, sandbox_id: str) -> Path:
+        """The file whose lock is held while a cell runs, by whoever delivers cells to the kernel.
+
+        Who takes it is between two cells.
+        """
+        return self._locks / f"{sandbox_id}.cell"
+
+    def cells_of(self, snapshot_id: str) -> Path:
+        """Where the notebook is that a snapshot holds."""
+        return self.settings.home / "cells" / f"{snapshot_id}.ipynb"
+
+    def driver(self, name: str) -> Driver:
+        """The driver called `name`."""
+        if name not in self._drivers:
+            self._drivers[name] = registry.get(name, self.settings)
+        return self._drivers[name]
+
+    # The verbs.
+
+    async def create(
+        self, runtime: str, *, driver: str = "qemu", kernel_id: str = "", notebook: str = ""
+    ) -> Sandbox:
+        """Give the calling process a new sandbox with a warm kernel: a standby, or a new clone.
+
+        Raises:
+            NotFound: the runtime is unknown, or its image is not built.
+            Exhausted: memory or disk would run out.
+            Permanent: the machine did not start.
+        """
+        await self.reconcile()
+        image = build.find(runtime, self.settings)
+        claimed = self._store.claim_standby(
+            driver,
+            image.id,
+            image.shape,
+            time.time() - self.settings.standby_seconds + _STANDBY_MARGIN,
+            owner.this_process(),
+            kernel_id,
+            notebook,
+        )
+        if claimed is not None:
+            if self.driver(claimed.driver).alive(claimed.id):
+                return claimed
+            await self.delete(claimed.id)
+        return await self._clone(image, driver, State.RUNNING, kernel_id, notebook)
+
+    async def create_standby(self, runtime: str, driver: str = "qemu") -> Sandbox | None:
+        """Start a machine for nobody, so that the next `create` is instant.
+
+        Returns:
+            The standby, or `None` where there are `Settings.standby` of them already.
+        """
+        await self.reconcile()
+        image = build.find(runtime, self.settings)
+        waiting = [s for s in self._store.all() if s.state is State.STANDBY and s.image == image.id]
+        for sandbox in list(waiting):
+            if not self.driver(driver).alive(sandbox.id):  # it has powered itself off
+                await self.delete(sandbox.id)
+                waiting.remove(sandbox)
+        if len(waiting) >= self.settings.standby:
+            return None
+        return await self._clone(image, driver, State.STANDBY)
+
+    async def prepare(self, runtime: str, driver: str = "qemu") -> None:
+        """Make the template and the standbys of a runtime now, so that no start has to wait for it.
+
+        Standbys of an older image of the same runtime end. Raises as `create` does.
+        """
+        image = build.find(runtime, self.settings)
+        for sandbox in self._store.all():
+            if sandbox.state is State.STANDBY and sandbox.runtime == runtime and sandbox.image != image.id:
+                await self.delete(sandbox.id)
+        await self.driver(driver).template(image, image.shape, new_keys(), self._warm)
+        while await self.create_standby(runtime, driver) is not None:
+            pass
+
+    async def start(self, sandbox_id: str) -> Sandbox:
+        """Boot a sandbox that has no machine (any more) from its disk, for the calling process.
+
+        Its kernel is not started. Raises as `create` does.
+        """
+        async with self._lock(sandbox_id):
+            sandbox = self.get(sandbox_id)
+            driver = self.driver(sandbox.driver)
+            image = build.get(sandbox.image, self.settings)
+            await driver.stop(sandbox_id, grace=0)
+            async with self._capacity():
+                self._require_memory(sandbox, image)
+                self._store.change(sandbox_id, state=State.STARTING, owner=owner.this_process())
+            try:
+                keys = new_keys()
+                endpoint = await driver.boot(sandbox_id, image, sandbox.shape, keys)
+                return await self._adopt(sandbox_id, driver, endpoint, keys, State.RUNNING, BOOT_SECONDS)
+            except BaseException:
+                await driver.stop(sandbox_id, grace=0)
+                self._store.change(sandbox_id, state=State.STOPPED, endpoint=None, keys=None)
+                raise
+
+    async def stop(self, sandbox_id: str) -> Sandbox:
+        """Shut the machine of a sandbox down in order; its disk is kept. Harmless twice."""
+        async with self._lock(sandbox_id):
+            sandbox = self.get(sandbox_id)
+            if sandbox.state is State.STOPPED:
+                return sandbox
+            driver = self.driver(sandbox.driver)
+            self._store.change(sandbox_id, state=State.STOPPING)
+            grace = 0.0
+            if sandbox.endpoint is not None and sandbox.keys is not None and driver.alive(sandbox_id):
+                with contextlib.suppress(SandboxError):
+                    async with AgentLink(sandbox.endpoint, sandbox.keys) as link:
+                        await link.request("poweroff", timeout=5)
+                        grace = POWEROFF_SECONDS
+            await driver.stop(sandbox_id, grace)
+            return self._store.change(sandbox_id, state=State.STOPPED, owner="", endpoint=None, keys=None)
+
+    async def let_go(self, sandbox_id: str) -> None:
+        """End what the calling process used: a disposable sandbox goes, of another one the disk stays.
+
+        Harmless twice.
+        """
+        with contextlib.suppress(NotFound):
+            if self.disposable(self.get(sandbox_id)):
+                await self.delete(sandbox_id)
+                return
+            async with self._lock(sandbox_id):
+                sandbox = self.get(sandbox_id)
+                values: dict[str, Any] = {}
+                if sandbox.state is State.RUNNING:
+                    await self._sync(sandbox)
+                    values = {"state": State.STOPPED, "endpoint": None, "keys": None}
+                self._store.change(sandbox_id, owner="", kernel_id="", **values)
+                await self.driver(sandbox.driver).stop(sandbox_id, grace=0)
+
+    def disposable(self, sandbox: Sandbox) -> bool:
+        """Whether a sandbox ends with its kernel: nobody can come back to it, or asked to keep it."""
+        kept = sandbox.notebook or sandbox.origin or sandbox.name
+        return not kept and not any(s.cause is Cause.ASKED for s in self._store.snapshots(sandbox.id))
+
+    async def _sync(self, sandbox: Sandbox) -> None:
+        """Have a running guest write all to its disk."""
+        if sandbox.endpoint is not None and sandbox.keys is not None:
+            with contextlib.suppress(SandboxError):
+                async with AgentLink(sandbox.endpoint, sandbox.keys) as link:
+                    await link.request("sync", timeout=SYNC_SECONDS)
+
+    async def delete(self, sandbox_id: str) -> None:
+        """End a sandbox and remove all that it has. Harmless twice."""
+        async with self._lock(sandbox_id):
+            with contextlib.suppress(NotFound):
+                driver = self.driver(self.get(sandbox_id).driver)
+                await driver.delete(sandbox_id)
+                history = [snapshot.id for snapshot in self._store.snapshots(sandbox_id)]
+                self._store.remove(sandbox_id)
+                if history:
+                    await driver.forget(history)
+                for snapshot_id in history:
+                    self.cells_of(snapshot_id).unlink(missing_ok=True)
+        for lock in (self._locks / sandbox_id, self.cell_lock(sandbox_id)):
+            lock.unlink(missing_ok=True)
+
+    async def reconcile(self) -> None:
+        """Once per process: remove what dead processes have left behind.
+
+        A sandbox serves one process; when that is gone without having said so (it was killed, or
+        the host went down), nobody comes back to a disposable one.
+        """
+        if self._reconciled:
+            return
+        self._reconciled = True
+        machines: dict[str, Driver] = {}
+        for name in registry.names():
+            machines.update(dict.fromkeys(self.driver(name).machines(), self.driver(name)))
+        # Read after the folders: a sandbox is recorded before it has one.
+        sandboxes = self._store.all()
+        for sandbox in sandboxes:
+            machines.pop(sandbox.id, None)
+            abandoned = sandbox.owner and not owner.lives(sandbox.owner)
+            ended = sandbox.state is State.STANDBY and not self.driver(sandbox.driver).alive(sandbox.id)
+            if ended or (abandoned and self.disposable(sandbox)):
+                await self.delete(sandbox.id)
+            elif abandoned:  # its machine, if that still runs, is found again with all it holds
+                self._store.change(sandbox.id, owner="", kernel_id="")
+        for machine_id, driver in machines.items():
+            await driver.delete(machine_id)
+        for folder in self.settings.sockets.glob(f"{_KERNEL_SOCKETS}*"):
+            if not owner.lives(folder.name.removeprefix(_KERNEL_SOCKETS).rpartition(":")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    # How a machine comes to life.
+
+    async def _clone(
+        self, image: Image, driver_name: str, state: State, kernel_id: str = "", notebook: str = ""
+    ) -> Sandbox:
+        driver = self.driver(driver_name)
+        template = await driver.template(image, image.shape, new_keys(), self._warm)
+        sandbox = Sandbox(
+            id=uuid.uuid4().hex[:12],
+            runtime=image.runtime,
+            image=image.id,
+            driver=driver_name,
+            state=State.STARTING,
+            shape=image.shape,
+            created=time.time(),
+            kernel_id=kernel_id,
+            notebook=notebook,
+            owner=owner.this_process(),
+        )
+        async with self._capacity():
+            await self._make_room(sandbox, image, keep_standbys=state is State.STANDBY)
+            self._store.add(sandbox)
+        try:
+            endpoint = await driver.start(sandbox.id, template)
+            return await self._adopt(sandbox.id, driver, endpoint, template.keys, state, ADOPT_SECONDS)
+        except BaseException:
+            await self.delete(sandbox.id)
+            raise
+
+    async def _adopt(
+        self,
+        sandbox_id: str,
+        driver: Driver,
+        endpoint: Endpoint,
+        keys: LinkKeys,
+        state: State,
+        seconds: float,
+        *,
+        reseed: bool = True,
+    ) -> Sandbox:
+        """Make a machine that was just restored or booted itself and nobody else."""
+        own = new_keys()
+        async with AgentLink(endpoint, keys) as link:
+            await _unless_ended(
+                driver,
+                sandbox_id,
+                link.request(
+                    "adopt",
+                    timeout=seconds,
+                    keys={
+                        "server_public": own.server_public,
+                        "server_secret": own.server_secret,
+                        "client_public": own.client_public,
+                    },
+                    reseed=reseed,
+                    **_identity(sandbox_id),
+                ),
+            )
+            with contextlib.suppress(OutcomeUnknown):  # its only answer is that the link breaks
+                await link.request("rekey", timeout=ADOPT_SECONDS, time=time.time())
+        waiting = state is State.STANDBY
+        if waiting:
+            async with AgentLink(endpoint, own) as link:
+                await _unless_ended(driver, sandbox_id, link.request("warm", timeout=ADOPT_SECONDS))
+                await link.request("standby", timeout=10, seconds=self.settings.standby_seconds)
+        values: dict[str, Any] = {"owner": ""} if waiting else {}
+        return self._store.change(sandbox_id, state=state, endpoint=endpoint, keys=own, **values)
+
+    async def _warm(self, endpoint: Endpoint, keys: LinkKeys) -> None:
+        async with AgentLink(endpoint, keys) as link:
+            await link.request("info", timeout=BOOT_SECONDS)
+            await link.request("warm", timeout=BOOT_SECONDS, load=True)
+
+    async def _make_room(self, sandbox: Sandbox, image: Image, *, keep_standbys: bool) -> None:
+        """Check that the sandbox fits; machines that wait for nobody in particular give way."""
+        while True:
+            try:
+                self._require_memory(sandbox, image)
+            except SandboxError:
+                waiting = [s for s in self._store.all() if s.state is State.STANDBY]
+                if keep_standbys or not waiting:
+                    raise
+                await self.delete(waiting[0].id)
+            else:
+                return
+
+    def _require_memory(self, sandbox: Sandbox, image: Image) -> None:
+        others = [s for s in self._store.all() if s.state in _ACTIVE and s.id != sandbox.id]
+        in_use = sum(self.driver(s.driver).usage(s.id).memory for s in others)
+        capacity.require(image.shape, [s.shape for s in others], in_use, self.settings)
+
+    def _lock(self, sandbox_id: str) -> contextlib.AbstractAsyncContextManager[None]:
+        return locked(self._locks / sandbox_id)
+
+    def _capacity(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return locked(self._locks / "capacity")
+
+
+def _identity(sandbox_id: str) -> dict[str, Any]:
+    """What makes a machine this sandbox's: always the same but for entropy."""
+    digest = hashlib.sha256(sandbox_id.encode()).hexdigest()
+    mac = bytes([0x52, 0x54, 0x00]) + bytes.fromhex(digest[:6])
+    return {
+        "hostname": f"sandbox-{sandbox_id}",
+        "machine_id": digest[:32],
+        "mac": mac.hex(":"),
+        "entropy": os.urandom(64).hex(),
+    }
+
+
+async def _unless_ended(driver: Driver, sandbox_id: str, request: Coroutine[Any, Any, object]) -> None:
+    """Wait for `request`, but not for a machine that has ended.
+
+    Raises:
+        Permanent: it has; the message has the end of what it said.
+    """
+    asked = asyncio.create_task(request)
+    exited = asyncio.create_task(driver.wait_exit(sandbox_id))
+    tasks: builtins.list[asyncio.Task[Any]] = [asked, exited]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            asked.result()
+            return
+        raise Permanent(f"The machine of sandbox {sandbox_id} ended while it started: {exited.result()}")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

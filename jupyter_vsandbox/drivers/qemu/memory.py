@@ -1,0 +1,164 @@
+"""The pages of guest memory that a machine has changed: read from its process, kept in files, put back.
+
+A clone maps its template's memory copy-on-write, so the pages that are its own are the anonymous
+ones of that mapping, see https://docs.kernel.org/admin-guide/mm/pagemap.html. A snapshot keeps
+those that differ from its parent's. Two files hold them: ``index``, page numbers as 64-bit
+little-endian integers in rising order, and ``pages``, the pages in the same order.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import mmap
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from jupyter_vsandbox.domain.errors import Permanent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+PAGE = 4096
+INDEX = "index"
+PAGES = "pages"
+_OWN = bytes(int(top & 0xC0 != 0 and not top & 0x20) for top in range(256))
+_MAX_VECTORS = 1024  # UIO_MAXIOV
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Some pages of a machine's memory.
+
+    Attributes:
+        numbers: of the pages, rising.
+        data: the pages, one behind the other.
+    """
+
+    numbers: array.array[int]
+    data: mmap.mmap | bytearray
+
+    def page(self, position: int) -> bytes:
+        """The page at a position of `numbers`."""
+        return bytes(self.data[position * PAGE : (position + 1) * PAGE])
+
+    def without(self, known: Sequence[Pages]) -> Pages:
+        """Those that are not the same in `known`, of which later ones hide earlier ones."""
+        if not known:
+            return self
+        where = {number: (pages, at) for pages in known for at, number in enumerate(pages.numbers)}
+        kept = array.array("Q")
+        data = bytearray()
+        for position, number in enumerate(self.numbers):
+            page = self.page(position)
+            pages, at = where.get(number, (None, 0))
+            if pages is None or pages.page(at) != page:
+                kept.append(number)
+                data += page
+        return Pages(kept, data)
+
+    def write(self, folder: Path) -> None:
+        """Write the two files."""
+        (folder / INDEX).write_bytes(self.numbers.tobytes())
+        with open(folder / PAGES, "wb") as file, memoryview(self.data) as view:
+            file.write(view[: len(self.numbers) * PAGE])
+
+
+def load(folder: Path) -> Pages:
+    """The pages that `Pages.write` wrote, mapped."""
+    numbers = array.array("Q", (folder / INDEX).read_bytes())
+    if not numbers:
+        return Pages(numbers, bytearray())
+    with open(folder / PAGES, "rb") as file:
+        return Pages(numbers, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
+
+
+def prepare(pid: int, ram: Path) -> mmap.mmap:
+    """Make room for `capture` while the machine still runs: memory that is new takes time to touch."""
+    count = sum(length for _, length in _own(pid, *_mapping(pid, ram)))
+    return mmap.mmap(-1, (count + count // 8 + 4096) * PAGE, mmap.MAP_PRIVATE | mmap.MAP_POPULATE)
+
+
+def capture(pid: int, ram: Path, room: mmap.mmap) -> Pages:
+    """Read the pages that a stopped machine has changed.
+
+    Args:
+        pid: of its process.
+        ram: the file that it maps copy-on-write.
+        room: from `prepare`.
+
+    Raises:
+        OSError: the host does not let this process read that one's memory.
+    """
+    low, high = _mapping(pid, ram)
+    runs = _own(pid, low, high)
+    count = sum(length for _, length in runs)
+    if count * PAGE > len(room):
+        room = mmap.mmap(-1, count * PAGE)
+    _copy("process_vm_readv", pid, low, runs, room)
+    return Pages(array.array("Q", (n for first, length in runs for n in range(first, first + length))), room)
+
+
+def put_back(pid: int, ram: Path, layers: Sequence[Path]) -> None:
+    """Write the pages of all `layers`, oldest first, to the memory of a machine that does not run yet."""
+    low, _ = _mapping(pid, ram)
+    for folder in layers:
+        pages = load(folder)
+        if pages.numbers:
+            _copy("process_vm_writev", pid, low, _runs(pages.numbers), pages.data)
+
+
+class _Vector(ctypes.Structure):
+    """``struct iovec``."""
+
+    _fields_: ClassVar = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+def _copy(
+    call: str, pid: int, low: int, runs: Sequence[tuple[int, int]], data: mmap.mmap | bytearray
+) -> None:
+    """Copy between runs of pages of another process and memory of this one, see process_vm_readv(2)."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), call)
+    function.restype = ctypes.c_ssize_t
+    anchor = (ctypes.c_char * len(data)).from_buffer(data)
+    local = ctypes.addressof(anchor)
+    for start in range(0, len(runs), _MAX_VECTORS):
+        part = runs[start : start + _MAX_VECTORS]
+        remote = (_Vector * len(part))(*(_Vector(low + first * PAGE, n * PAGE) for first, n in part))
+        size = sum(length for _, length in part) * PAGE
+        done = function(
+            pid, ctypes.byref(_Vector(local, size)), ctypes.c_ulong(1), remote, ctypes.c_ulong(len(part)), 0
+        )
+        if done != size:
+            code = ctypes.get_errno()
+            raise OSError(code, f"A machine's memory could not be copied: {os.strerror(code)}")
+        local += size
+
+
+def _own(pid: int, low: int, high: int) -> list[tuple[int, int]]:
+    """The runs of pages that are the process's own: number of the first, how many."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
+        entries = os.pread(file.fileno(), (high - low) // PAGE * 8, low // PAGE * 8)
+    # The flags are in the most significant byte: present, swapped, of a file.
+    marks = entries[7::8].translate(_OWN)
+    return [(run.start(), run.end() - run.start()) for run in re.finditer(b"\1+", marks)]
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    marks = bytearray(numbers[-1] + 1)
+    for number in numbers:
+        marks[number] = 1
+    return [(run.start(), run.end() - run.start()) for run in re.finditer(b"\1+", marks)]
+
+
+def _mapping(pid: int, ram: Path) -> tuple[int, int]:
+    suffix = f" {ram.resolve()}"
+    with open(f"/proc/{pid}/maps") as file:
+        for line in file:
+            if line.rstrip("\n").endswith(suffix):
+                low, high = line.split(maxsplit=1)[0].split("-")
+                return int(low, 16), int(high, 16)
+    raise Permanent(f"Process {pid} does not map {ram}.")

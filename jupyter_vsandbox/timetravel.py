@@ -1,0 +1,107 @@
+"""The commands of ``jupyter vsandbox`` that travel in time; `cli` has their table."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from jupyter_vsandbox import render
+
+if TYPE_CHECKING:
+    import argparse
+
+    from jupyter_vsandbox.domain.model import Sandbox
+    from jupyter_vsandbox.session import Session
+
+
+def snapshot(session: Session, arguments: argparse.Namespace) -> int:
+    """Keep a sandbox as it is."""
+    with session.service() as service:
+        sandbox = service.resolve(arguments.id)
+        with session.output.err.status("Waiting for the running cell to end (--now does not)"):
+            taken = asyncio.run(
+                service.snapshot(
+                    sandbox.id,
+                    arguments.name or "",
+                    arguments.note,
+                    memory=not arguments.disk_only,
+                    now=arguments.now,
+                )
+            )
+    said = f"{taken.name}: {render.size(taken.size)}, paused for {taken.pause * 1000:.0f} ms."
+    session.output.answer(render.snapshot_dict(taken), lambda: render.plain(said))
+    return 0
+
+
+def rollback(session: Session, arguments: argparse.Namespace) -> int:
+    """Put a sandbox back; say how to undo it."""
+    with session.service() as service:
+        sandbox = service.resolve(arguments.id)
+        target = service.find_snapshot(sandbox.id, arguments.snapshot)
+        rolled = asyncio.run(
+            service.rollback(sandbox.id, target.id, cells=arguments.cells, memory=not arguments.disk_only)
+        )
+        undo = service.history(sandbox.id)[-1].name
+    said = (
+        f"{rolled.id} is at {target.name} and {rolled.state}. "
+        f"To undo: jupyter vsandbox rollback {rolled.id} {undo}"
+    )
+    document = {"id": rolled.id, "snapshot": target.name, "undo": undo}
+    session.output.answer(document, lambda: render.plain(said))
+    return 0
+
+
+def fork(session: Session, arguments: argparse.Namespace) -> int:
+    """Make a sandbox that continues where another one is, or was."""
+    with session.service() as service:
+        sandbox = service.resolve(arguments.id)
+        begin = service.find_snapshot(sandbox.id, arguments.at).id if arguments.at else ""
+        made = asyncio.run(service.fork(sandbox.id, begin, arguments.name, now=arguments.now))
+    return _tell(session, made, f"is a fork of {sandbox.id}")
+
+
+def promote(session: Session, arguments: argparse.Namespace) -> int:
+    """Put a fork in the place of its origin."""
+    with session.service() as service:
+        promoted = asyncio.run(service.promote(service.resolve(arguments.id).id))
+    return _tell(session, promoted, "continues where its fork was")
+
+
+def reset(session: Session, arguments: argparse.Namespace) -> int:
+    """Put a sandbox back to its clean image."""
+    with session.service() as service:
+        clean = asyncio.run(service.reset(service.resolve(arguments.id).id))
+    return _tell(session, clean, "is as its image was")
+
+
+def history(session: Session, arguments: argparse.Namespace) -> int:
+    """List the snapshots of a sandbox."""
+    with session.service() as service:
+        sandbox = service.resolve(arguments.id)
+        found = service.history(sandbox.id)
+    session.output.answer(
+        [render.snapshot_dict(each) for each in found],
+        lambda: render.history_table(found, sandbox.snapshot),
+    )
+    return 0
+
+
+def prune(session: Session, arguments: argparse.Namespace) -> int:
+    """Remove the snapshots that nobody asked for, or show which those are."""
+    with session.service() as service:
+        sandbox = service.resolve(arguments.id)
+        gone = service.prunable(sandbox.id) if arguments.dry_run else asyncio.run(service.prune(sandbox.id))
+    freed = sum(each.size for each in gone)
+    verb = "would be freed" if arguments.dry_run else "freed"
+    names = ", ".join(each.name for each in gone) or "nothing to remove"
+    session.output.answer(
+        {"removed": [] if arguments.dry_run else [each.id for each in gone], "bytes": freed},
+        lambda: render.plain(f"{names}: up to {render.size(freed)} {verb}."),
+    )
+    return 0
+
+
+def _tell(session: Session, sandbox: Sandbox, what: str) -> int:
+    said = f"{sandbox.id} {what} and {sandbox.state}."
+    session.output.answer({"id": sandbox.id, "state": sandbox.state.value}, lambda: render.plain(said))
+    return 0
