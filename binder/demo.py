@@ -1,15 +1,18 @@
-"""Runs the demo notebook in a machine of its own and says how long everything took.
+"""Runs the demo notebook in a machine of its own, upgrades what it needs, and goes back, and forth.
 
-Called by ``make demo``; builds and warms the image first if that has not been done, prints a table and
-leaves the executed notebook in ``build/demo.ipynb``.
+Called by ``make demo``; builds and warms the image first if that has not been done, prints what took
+how long and leaves the executed notebook in ``build/demo.ipynb``.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 import platform
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +23,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from jupyter_vsandbox.config import load_settings
+from jupyter_vsandbox.core.service import SandboxService
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jupyter_client.blocking import BlockingKernelClient
+    from jupyter_client.manager import KernelManager
 
 HERE = Path(__file__).parent
 RESULT = HERE.parent / "build" / "demo.ipynb"
@@ -61,6 +70,77 @@ def _first_words(notebook: nbformat.NotebookNode) -> str:
     return f"{words['machine']}, {words['python']}"
 
 
+OLD = "yearly.append(total, ignore_index=True)"
+NEW = "pd.concat([yearly, pd.DataFrame([total])], ignore_index=True)"
+UPGRADE = "%pip install --quiet --upgrade 'pandas>=2,<3'"
+
+
+@contextmanager
+def kernel(**env: str) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
+    """A sandbox kernel for the length of a block."""
+    manager, client = start_new_kernel(kernel_name=SANDBOX, env=os.environ | env)
+    try:
+        yield manager, client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def outcome(client: BlockingKernelClient, cells: list[str]) -> str:
+    """Run cells until one fails; what came of it, and the version of pandas."""
+    for cell in cells:
+        content = client.execute_interactive(cell, output_hook=lambda _: None, timeout=600)["content"]
+        if content["status"] != "ok":
+            return f"{content['ename']}: {content['evalue']}"
+    return f"works, pandas {_printed(client, 'print(pd.__version__)')}"
+
+
+def upgrade_story(notebook: nbformat.NotebookNode) -> Iterator[tuple[str, float, str]]:
+    """Old works, upgrade, broken, back, works; then keep the upgrade with the notebook mended.
+
+    Yields:
+        each step, its seconds and what came of it.
+    """
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    with SandboxService(load_settings()) as service, kernel() as (manager, client):
+        clock = time.perf_counter
+
+        def lap(step: str, result: str) -> tuple[str, float, str]:
+            nonlocal begin
+            seconds, begin = clock() - begin, clock()
+            return step, seconds, result
+
+        begin = clock()
+        yield lap("the notebook", outcome(client, cells))
+        (sandbox,) = (s for s in service.list() if s.kernel_id == manager.kernel_id)
+        taken = asyncio.run(service.snapshot(sandbox.id, "before the upgrade"))
+        yield lap("snapshot", f"{taken.size >> 20} MiB, paused for {taken.pause * 1000:.0f} ms")
+        _must(outcome(client, [UPGRADE, "import pandas as pd"]))
+        manager.restart_kernel(now=True)
+        client.wait_for_ready(timeout=120)
+        yield lap("upgrade, restart", "pandas is another one now")
+        yield lap("the notebook again", outcome(client, cells))
+        asyncio.run(service.rollback(sandbox.id, taken.id))
+        kept = _printed(client, "print(len(summary), 'rows of the summary are there')")
+        yield lap("rollback", kept)
+        yield lap("the notebook again", outcome(client, cells))
+
+        left = next(s for s in service.history(sandbox.id) if s.name.startswith("before-rollback"))
+        fork = asyncio.run(service.fork(sandbox.id, left.id))
+        yield lap("fork of the upgraded state", "another machine beside the first")
+        mended = [cell.replace(OLD, NEW) for cell in cells]
+        with kernel(VSANDBOX_ATTACH=fork.id) as (_, other):
+            yield lap("the mended notebook, there", outcome(other, mended))
+            asyncio.run(service.promote(fork.id))
+        yield lap("promote", _printed(client, "print(len(summary), 'rows, pandas', pd.__version__)"))
+        asyncio.run(service.delete(sandbox.id))
+
+
+def _must(result: str) -> None:
+    if not result.startswith("works"):
+        raise RuntimeError(result)
+
+
 def main() -> int:
     """Run it all; the exit status is 0 when the notebook ran without an error."""
     console = Console()
@@ -88,6 +168,12 @@ def main() -> int:
     ):
         table.add_row(step, f"{seconds:7.2f}", where)
     console.print(table)
+    story = Table(
+        "step", "seconds", "what came of it", title="An upgrade, and both ways out", box=SIMPLE_HEAD
+    )
+    for step, seconds, result in upgrade_story(nbformat.read(HERE / "demo.ipynb", as_version=4)):
+        story.add_row(step, f"{seconds:7.2f}", result)
+    console.print(story)
     console.print(f"This host is {platform.node()}. The notebook with its outputs is in {RESULT}.")
     return 0
 

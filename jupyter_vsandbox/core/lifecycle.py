@@ -358,13 +358,11 @@ class Lifecycle:
         keys: LinkKeys,
         state: State,
         seconds: float,
-        *,
-        reseed: bool = True,
     ) -> Sandbox:
         """Make a machine that was just restored or booted itself and nobody else."""
         own = new_keys()
         async with AgentLink(endpoint, keys) as link:
-            await _unless_ended(
+            await unless_ended(
                 driver,
                 sandbox_id,
                 link.request(
@@ -375,7 +373,6 @@ class Lifecycle:
                         "server_secret": own.server_secret,
                         "client_public": own.client_public,
                     },
-                    reseed=reseed,
                     **_identity(sandbox_id),
                 ),
             )
@@ -384,7 +381,7 @@ class Lifecycle:
         waiting = state is State.STANDBY
         if waiting:
             async with AgentLink(endpoint, own) as link:
-                await _unless_ended(driver, sandbox_id, link.request("warm", timeout=ADOPT_SECONDS))
+                await unless_ended(driver, sandbox_id, link.request("warm", timeout=ADOPT_SECONDS))
                 await link.request("standby", timeout=10, seconds=self.settings.standby_seconds)
         values: dict[str, Any] = {"owner": ""} if waiting else {}
         return self._store.change(sandbox_id, state=state, endpoint=endpoint, keys=own, **values)
@@ -431,7 +428,7 @@ def _identity(sandbox_id: str) -> dict[str, Any]:
     }
 
 
-async def _unless_ended(driver: Driver, sandbox_id: str, request: Coroutine[Any, Any, object]) -> None:
+async def unless_ended(driver: Driver, sandbox_id: str, request: Coroutine[Any, Any, object]) -> None:
     """Wait for `request`, but not for a machine that has ended.
 
     Raises:

@@ -8,6 +8,7 @@ there. A process that dies in between leaves a sandbox that is as good as hibern
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 import uuid
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox.core import owner
-from jupyter_vsandbox.core.lifecycle import ADOPT_SECONDS, Lifecycle
+from jupyter_vsandbox.core.lifecycle import ADOPT_SECONDS, Lifecycle, unless_ended
 from jupyter_vsandbox.domain.errors import (
     Conflict,
     InvalidRequest,
@@ -26,7 +27,7 @@ from jupyter_vsandbox.domain.errors import (
 )
 from jupyter_vsandbox.domain.model import Cause, Sandbox, Snapshot, State
 from jupyter_vsandbox.files import locked
-from jupyter_vsandbox.link import new_keys
+from jupyter_vsandbox.link import AgentLink, new_keys
 from jupyter_vsandbox.runtimes import build
 from jupyter_vsandbox.settings import private_folder
 
@@ -167,7 +168,7 @@ class SandboxService(Lifecycle):
                 async with self._capacity():
                     await self._make_room(fork, build.get(fork.image, self.settings), keep_standbys=False)
                     self._store.add(fork)
-                await self._put(fork, begin, memory=begin.memory, reseed=True)
+                await self._put(fork, begin, memory=begin.memory)
                 return self._store.change(fork.id, owner="")
         except BaseException:
             await self.delete(fork.id)
@@ -234,7 +235,7 @@ class SandboxService(Lifecycle):
             async with self._capacity():
                 await self._make_room(sandbox, build.get(sandbox.image, self.settings), keep_standbys=False)
                 self._store.change(sandbox_id, state=State.RESTORING)
-            woken = await self._put(sandbox, point, memory=True, reseed=False)
+            woken = await self._put(sandbox, point, memory=True)
             if point.cause is Cause.HIBERNATION and point.sandbox == sandbox_id:
                 await self._remove_snapshots([point])
             return self.get(woken.id)
@@ -369,6 +370,7 @@ class SandboxService(Lifecycle):
             snapshot = Snapshot(
                 id=snapshot_id,
                 sandbox=sandbox.id,
+                machine=sandbox.id,
                 parent=sandbox.snapshot,
                 name=name,
                 note=note,
@@ -421,14 +423,14 @@ class SandboxService(Lifecycle):
         left = self.get(sandbox.id).snapshot
         self._store.change(sandbox.id, state=State.RESTORING, snapshot=target.id, endpoint=None, keys=None)
         try:
-            return await self._put(sandbox, target, memory=memory, reseed=False)
+            return await self._put(sandbox, target, memory=memory)
         except SandboxError:
             before = self._store.get_snapshot(left)
             self._store.change(sandbox.id, state=State.RESTORING, snapshot=left)
-            await self._put(sandbox, before, memory=before.memory, reseed=False)
+            await self._put(sandbox, before, memory=before.memory)
             raise
 
-    async def _put(self, sandbox: Sandbox, target: Snapshot, *, memory: bool, reseed: bool) -> Sandbox:
+    async def _put(self, sandbox: Sandbox, target: Snapshot, *, memory: bool) -> Sandbox:
         """Bring the machine of a sandbox that is recorded as being restored to `target`."""
         driver = self.driver(sandbox.driver)
         try:
@@ -436,9 +438,17 @@ class SandboxService(Lifecycle):
             endpoint = await driver.restore(sandbox.id, target.id, memory=memory)
             if endpoint is None or target.keys is None:
                 return self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)
-            return await self._adopt(
-                sandbox.id, driver, endpoint, target.keys, State.RUNNING, ADOPT_SECONDS, reseed=reseed
-            )
+            if target.machine != sandbox.id:
+                return await self._adopt(
+                    sandbox.id, driver, endpoint, target.keys, State.RUNNING, ADOPT_SECONDS
+                )
+            # It is the machine it was, and its keys were never anybody else's.
+            async with AgentLink(endpoint, target.keys) as link:
+                resumed = link.request(
+                    "resume", timeout=ADOPT_SECONDS, entropy=os.urandom(64).hex(), time=time.time()
+                )
+                await unless_ended(driver, sandbox.id, resumed)
+            return self._store.change(sandbox.id, state=State.RUNNING, endpoint=endpoint, keys=target.keys)
         except BaseException:
             await self._asleep(sandbox)
             raise

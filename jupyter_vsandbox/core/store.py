@@ -51,6 +51,7 @@ _MIGRATIONS = (
     CREATE TABLE snapshots (
         id TEXT PRIMARY KEY,
         sandbox TEXT NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE,
+        machine TEXT NOT NULL,
         parent TEXT NOT NULL,
         name TEXT NOT NULL,
         note TEXT NOT NULL,

@@ -213,10 +213,13 @@ class Snapshot:
         size: bytes it takes beyond its parent.
         pause: seconds that the machine stood still for it.
         keys: the link's keys at that moment, `None` without memory.
+        machine: the sandbox whose name and keys the machine bore; a promoted fork's history moves,
+            and this stays.
     """
 
     id: str
     sandbox: str
+    machine: str
     parent: str
     name: str
     note: str

@@ -63,6 +63,7 @@ class Agent:
         self.verbs = {
             "attach": self.attach,
             "adopt": self.adopt,
+            "resume": self.resume,
             "rekey": self.rekey,
             "clock": self.clock,
             "start_kernel": self.start_kernel,
@@ -227,8 +228,20 @@ class Agent:
             self.kernel.resume(env or {}, cwd, reseed=False)
         return dict(self.kernel_status(), protocol=protocol.VERSION)
 
-    def adopt(self, keys, entropy, hostname, machine_id, mac, reseed=True):
-        # type: (Dict[str, str], str, str, str, str, bool) -> Dict[str, Any]
+    def resume(self, entropy, time):  # type: (str, float) -> Dict[str, Any]
+        """Go on as the machine this was, after it was put back to an earlier moment or woken.
+
+        Args:
+            entropy: hexadecimal digits.
+            time: seconds since the epoch.
+        """
+        self.peer = None
+        identity.feed_entropy(bytes.fromhex(entropy))
+        identity.set_clock(time)
+        return {}
+
+    def adopt(self, keys, entropy, hostname, machine_id, mac):
+        # type: (Dict[str, str], str, str, str, str) -> Dict[str, Any]
         """Become another machine than the one this was cloned from.
 
         Args:
@@ -237,14 +250,12 @@ class Agent:
             hostname: new name.
             machine_id: 32 hexadecimal digits.
             mac: new address of the network card.
-            reseed: also seed the kernel's own random generators anew; not for a machine that is put
-                back to an earlier moment of its own.
         """
         identity.feed_entropy(bytes.fromhex(entropy))
         identity.set_hostname(hostname)
         identity.set_machine_id(machine_id)
         identity.set_mac(mac)
-        if self.kernel is not None and reseed:
+        if self.kernel is not None:
             self.kernel.resume({}, "", reseed=True)
         self.next_keys = keys
         return {}

@@ -143,7 +143,8 @@ class KernelMachine:
             if number != signal.SIGKILL:
                 _log.warning("Could not signal the kernel in sandbox %s: %s", self.sandbox_id, error)
                 return
-            await self._service.stop(self.sandbox_id)
+            with contextlib.suppress(NotFound):
+                await self._service.stop(self.sandbox_id)
             self._exit(MACHINE_LOST, f"it did not answer and was ended ({error})")
         else:
             if not status["alive"]:

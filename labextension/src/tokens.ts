@@ -5,7 +5,13 @@ import { Token } from '@lumino/coreutils';
  * The states of a sandbox, as the server names them.
  */
 export type SandboxState =
-  'starting' | 'standby' | 'running' | 'stopping' | 'stopped';
+  | 'starting'
+  | 'standby'
+  | 'running'
+  | 'restoring'
+  | 'hibernated'
+  | 'stopping'
+  | 'stopped';
 
 /**
  * One sandbox, as `GET vsandbox/api/sandboxes` describes it (see openapi.yaml).

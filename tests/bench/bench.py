@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -44,7 +46,17 @@ FIRST_CELL = "print(6 * 7)"
 READY_SECONDS = 180.0
 DIRECT_PORTS = {name: 6001 + n for n, name in enumerate(("shell", "iopub", "stdin", "control", "hb"))}
 
+DIRTY = 20 * MIB
+HIBERNATED = 100
+
 GOALS = {
+    "rollback_vs_native": "<= 1 (0.5)",
+    "fork_vs_native": "<= 1 (0.5)",
+    "wake_vs_native": "<= 1.2 (0.5)",
+    "snapshot_pause_ms": "<= 50 (20)",
+    "snapshot_bytes_per_dirty_byte": "<= 1.2",
+    "hibernated_processes": "0",
+    "list_100_hibernated_ms": "<= 1000",
     "start_vs_native": "<= 1 (0.5)",
     "clone_private_mb": "<= 50",
 }
@@ -91,11 +103,11 @@ def run_cell(client: BlockingKernelClient, code: str) -> str:
 
 
 @contextmanager
-def started(kernel_name: str) -> Iterator[tuple[BlockingKernelClient, KernelManager, float]]:
+def started(kernel_name: str, **env: str) -> Iterator[tuple[BlockingKernelClient, KernelManager, float]]:
     """A kernel that has run its first cell, and the seconds from the request to that result."""
     begin = time.perf_counter()
     manager = KernelManager(kernel_name=kernel_name)
-    manager.start_kernel()
+    manager.start_kernel(env=os.environ | env)
     client = manager.client()
     client.start_channels()
     try:
@@ -206,6 +218,64 @@ async def _forward(qemu: Qemu) -> dict[str, int]:
     return {name: by_guest_port[port] for name, port in DIRECT_PORTS.items()}
 
 
+def bench_timetravel(figures: Figures, service: SandboxService, count: int) -> None:
+    """From the verb to the first result after it; snapshots with `DIRTY` bytes changed."""
+    await_standby(service)
+    with started(SANDBOX) as (client, manager, _):
+        (sandbox,) = (s for s in service.list() if s.kernel_id == manager.kernel_id)
+        run_cell(client, f"import ctypes; data = bytearray({DIRTY}); x = 42")
+        run_cell(client, "place = (ctypes.c_char * len(data)).from_buffer(data)")
+        start = asyncio.run(service.snapshot(sandbox.id))
+        for number in range(1, count + 1):
+            with started(NATIVE) as (_, _, native):
+                pass
+            run_cell(client, f"ctypes.memset(place, {number}, len(data)); None")
+            taken = asyncio.run(service.snapshot(sandbox.id))
+            figures.add("snapshot_pause_ms", taken.pause * 1000, "ms")
+            figures.add("snapshot_bytes_per_dirty_byte", taken.size / DIRTY, "ratio")
+
+            begin = time.perf_counter()
+            asyncio.run(service.rollback(sandbox.id, start.id))
+            figures.add("rollback_verb_ms", (time.perf_counter() - begin) * 1000, "ms")
+            first_result(figures, "rollback", client, begin, native)
+
+            begin = time.perf_counter()
+            asyncio.run(service.hibernate(sandbox.id))
+            figures.add("hibernate_verb_ms", (time.perf_counter() - begin) * 1000, "ms")
+            figures.add("hibernated_processes", int(service.alive(sandbox.id)), "")
+            first_result(figures, "wake", client, time.perf_counter(), native)
+
+            begin = time.perf_counter()
+            fork = asyncio.run(service.fork(sandbox.id))
+            figures.add("fork_verb_ms", (time.perf_counter() - begin) * 1000, "ms")
+            with started(SANDBOX, VSANDBOX_ATTACH=fork.id) as (other, _, _):
+                first_result(figures, "fork", other, begin, native)
+            asyncio.run(service.delete(fork.id))
+        forks = []
+        for _ in range(HIBERNATED):
+            forks.append(asyncio.run(service.fork(sandbox.id, start.id)))
+            asyncio.run(service.hibernate(forks[-1].id))
+        begin = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "jupyter_vsandbox.cli", "list"], check=True, capture_output=True
+        )
+        figures.add("list_100_hibernated_ms", (time.perf_counter() - begin) * 1000, "ms")
+        for fork in forks:
+            asyncio.run(service.delete(fork.id))
+        asyncio.run(service.delete(sandbox.id))
+
+
+def first_result(
+    figures: Figures, name: str, client: BlockingKernelClient, begin: float, native: float
+) -> None:
+    """Ask a kernel that was restored for what it held, and add both figures of `name`."""
+    if run_cell(client, "print(x)") != "42\n":
+        raise RuntimeError(f"{name}: the kernel lost its variable")
+    seconds = time.perf_counter() - begin
+    figures.add(f"{name}_ms", seconds * 1000, "ms")
+    figures.add(f"{name}_vs_native", seconds / native, "ratio")
+
+
 def show(summary: dict[str, dict[str, float | int | str]], settings: Settings) -> None:
     """Print the table."""
     table = Table(title="jupyter_vsandbox bench", box=SIMPLE_HEAD)
@@ -233,6 +303,7 @@ def main() -> int:
         bench_starts(figures, service, count)
         bench_cold_starts(figures, service, count)
         bench_roundtrips(figures, service, 5 * count)
+        bench_timetravel(figures, service, count)
     summary = figures.summary()
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"figures": summary}, indent=1) + "\n")

@@ -10,7 +10,7 @@ import pytest
 
 from jupyter_vsandbox.core.store import Store
 from jupyter_vsandbox.domain import errors
-from jupyter_vsandbox.domain.model import GIB, Endpoint, LinkKeys, Sandbox, Shape, State
+from jupyter_vsandbox.domain.model import GIB, Cause, Endpoint, LinkKeys, Sandbox, Shape, Snapshot, State
 
 SHAPE = Shape(GIB, 1)
 SANDBOX = Sandbox(
@@ -132,3 +132,74 @@ def test_what_is_no_database_is_refused(path):
     path.write_text("not a database, but long enough to be looked at as one" * 20)
     with pytest.raises(errors.Permanent, match="Move it away"):
         Store(path)
+
+
+def snapshot(number: int, parent: str = "", sandbox: str = "a1") -> Snapshot:
+    return Snapshot(
+        id=f"s{number}",
+        sandbox=sandbox,
+        machine=sandbox,
+        parent=parent,
+        name=f"name-{number}",
+        note="",
+        cause=Cause.ASKED,
+        created=float(number),
+        memory=True,
+        cells=False,
+        size=1,
+        pause=0.1,
+        keys=SANDBOX.keys,
+    )
+
+
+def test_a_snapshot_and_where_its_sandbox_is_are_recorded_together(store):
+    store.add(SANDBOX)
+    assert store.add_snapshot(snapshot(1), state=State.RUNNING).snapshot == "s1"
+    assert store.get("a1").state is State.RUNNING
+    assert store.snapshots("a1") == [snapshot(1)]
+    assert store.get_snapshot("s1").keys == SANDBOX.keys
+    with pytest.raises(errors.Conflict, match="name-1"):
+        store.add_snapshot(replace(snapshot(2), name="name-1"))
+    with pytest.raises(errors.InvalidState):
+        store.add_snapshot(snapshot(3), state=State.STANDBY)
+    assert [s.id for s in store.snapshots("a1")] == ["s1"]
+
+
+def test_what_followed_a_snapshot_that_is_removed_follows_its_parent(store):
+    store.add(SANDBOX)
+    for number in (1, 2, 3):
+        store.add_snapshot(snapshot(number, parent=f"s{number - 1}" if number > 1 else ""))
+    store.remove_snapshot("s2")
+    assert [(s.id, s.parent) for s in store.snapshots("a1")] == [("s1", ""), ("s3", "s1")]
+    store.remove_snapshot("s3")
+    assert store.get("a1").snapshot == "s1"
+    with pytest.raises(errors.NotFound):
+        store.get_snapshot("s3")
+
+
+def test_a_history_moves_to_another_sandbox_and_names_stay_unique(store):
+    store.add(SANDBOX)
+    store.add(replace(SANDBOX, id="b2"))
+    store.add_snapshot(snapshot(1))
+    store.add_snapshot(replace(snapshot(2, sandbox="b2"), name="name-1"))
+    store.move_history("b2", "a1")
+    assert [(s.name, s.machine) for s in store.snapshots("a1")] == [("name-1", "a1"), ("name-1-b2", "b2")]
+    store.remove("b2")
+    assert len(store.snapshots("a1")) == 2
+    store.remove("a1")
+    assert store.snapshots("a1") == []
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(path):
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE snapshots")
+        for column in ("name", "origin", "snapshot"):
+            db.execute(f"ALTER TABLE sandboxes DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    store = Store(path)
+    store.add(SANDBOX)
+    store.add_snapshot(snapshot(1))
+    assert store.get("a1").snapshot == "s1"
+    store.close()

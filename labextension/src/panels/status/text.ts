@@ -74,6 +74,10 @@ function stateName(state: SandboxState, trans: TranslationBundle): string {
       return trans.__('standby');
     case 'running':
       return trans.__('running');
+    case 'restoring':
+      return trans.__('restoring');
+    case 'hibernated':
+      return trans.__('hibernated');
     case 'stopping':
       return trans.__('stopping');
     case 'stopped':
