@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from jupyter_client.session import Session
 
-from jupyter_vsandbox.domain.errors import NotFound, SandboxError
+from jupyter_vsandbox.domain.errors import NotFound, SandboxError, Unsupported
 from jupyter_vsandbox.domain.model import MIB, Usage
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.link import AgentLink, new_keys
@@ -228,6 +228,89 @@ async def test_a_machine_that_was_deleted_cannot_boot(driver: Driver, home: Home
     with pytest.raises(NotFound):
         await driver.boot("0123456789ab", image, image.shape, new_keys())
     assert home.leftovers() == []
+
+
+async def test_a_snapshot_is_restored_any_number_of_times(
+    driver: Driver, home: Home, template: Template
+) -> None:
+    taken, left = "a" * 12, "b" * 12
+    fork = uuid.uuid4().hex[:12]
+    async with machine(driver, template) as (machine_id, endpoint):
+        try:
+            begun = "value, file = 'first', open('mine', 'w'); file.write('x'); file.flush()"
+            assert await run(endpoint, template.keys, begun) == "ok"
+            saved = await driver.snapshot(machine_id, taken, memory=True)
+            assert 0 < saved.pause < 5
+            assert saved.size > MIB
+            assert await run(endpoint, template.keys, "value = 'second'; file.write('y')") == "ok"
+            assert await run(endpoint, template.keys, "file.flush()") == "ok"
+            again = await driver.snapshot(machine_id, left, memory=True)
+            assert again.size < saved.size
+
+            check = "assert value == {!r} and open('mine').read() == {!r}"
+            other = await driver.restore(fork, taken)
+            assert other is not None
+            assert await run(other, template.keys, check.format("first", "x")) == "ok"
+            # The one that it was taken from has gone on all the while.
+            assert await run(endpoint, template.keys, check.format("second", "xy")) == "ok"
+            await driver.stop(machine_id, 0)
+            for point, value, text in ((taken, "first", "x"), (left, "second", "xy"), (taken, "first", "x")):
+                back = await driver.restore(machine_id, point)
+                assert back is not None
+                assert await run(back, template.keys, check.format(value, text)) == "ok"
+                await driver.stop(machine_id, 0)
+
+            await driver.forget([taken])
+            back = await driver.restore(machine_id, left)  # it builds on what was forgotten
+            assert back is not None
+            assert await run(back, template.keys, check.format("second", "xy")) == "ok"
+        finally:
+            await driver.delete(fork)
+            await driver.delete(machine_id)
+            await driver.forget([taken, left])
+    assert home.leftovers() == []
+
+
+async def test_memory_of_another_qemu_is_refused_and_the_disk_can_be_had(
+    driver: Driver, home: Home, image: Image, template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with machine(driver, template) as (machine_id, endpoint):
+        try:
+            assert await run(endpoint, template.keys, "open('kept', 'w').write('here')") == "ok"
+            async with AgentLink(endpoint, template.keys) as link:
+                await link.request("sync", timeout=ANSWER_SECONDS)
+            await driver.snapshot(machine_id, "c" * 12, memory=True)
+            await driver.stop(machine_id, 0)
+            monkeypatch.setattr("jupyter_vsandbox.drivers.qemu.accel.qemu_version", lambda: "QEMU 99")
+            with pytest.raises(Unsupported, match=r"QEMU 99.*disk only"):
+                await driver.check_snapshot("c" * 12, memory=True)
+            with pytest.raises(Unsupported, match=r"QEMU 99.*disk only"):
+                await driver.restore(machine_id, "c" * 12)
+            assert await driver.restore(machine_id, "c" * 12, memory=False) is None
+            monkeypatch.undo()
+            keys = new_keys()
+            endpoint = await driver.boot(machine_id, image, image.shape, keys)
+            assert await run(endpoint, keys, "assert open('kept').read() == 'here'", BOOT_SECONDS) == "ok"
+        finally:
+            await driver.delete(machine_id)
+            await driver.forget(["c" * 12])
+    assert home.leftovers() == []
+
+
+async def test_a_failed_snapshot_leaves_nothing_and_the_machine_runs_on(
+    driver: Driver, home: Home, template: Template
+) -> None:
+    async with machine(driver, template) as (machine_id, endpoint):
+        (home.settings.snapshots / ("d" * 12)).parent.mkdir(exist_ok=True)
+        (home.settings.snapshots / ("d" * 12)).write_text("in the way")
+        with pytest.raises(OSError, match="d" * 12):
+            await driver.snapshot(machine_id, "d" * 12, memory=True)
+        (home.settings.snapshots / ("d" * 12)).unlink()
+        assert await run(endpoint, template.keys, "open('mine', 'w').write('x')") == "ok"
+        await driver.snapshot(machine_id, "d" * 12, memory=True)
+        await driver.forget(["d" * 12])
+        with pytest.raises(NotFound):
+            await driver.check_snapshot("e" * 12, memory=True)
 
 
 async def test_templates_are_removed_under_running_clones(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -258,3 +262,28 @@ def test_a_notebook_finds_its_machine_again(
     kernel.run(SET)
     asyncio.run(service.rollback(sandbox_id, taken.id))
     assert kernel.value(GET) == [1, "1"]
+
+
+CRASH = """
+import os, signal
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(kernel_name="vsandbox-python-3.11")
+client.execute_interactive("x = 'still here'")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_notebook_finds_its_running_machine_after_a_crash(
+    start_kernel: StartKernel, home: Home, service: SandboxService
+) -> None:
+    notebook = str(home.settings.home.parent / "crashed.ipynb")
+    crashed = subprocess.run(
+        [sys.executable, "-c", CRASH], env=os.environ | {"JPY_SESSION_NAME": notebook}, check=False
+    )
+    assert crashed.returncode == -signal.SIGKILL
+    asyncio.run(service.reconcile())
+    [left] = [sandbox for sandbox in service.list() if sandbox.notebook == notebook]
+    assert (left.state, left.owner) == (State.RUNNING, "")
+    kernel = start_kernel(JPY_SESSION_NAME=notebook)
+    assert kernel.sandbox.id == left.id
+    assert kernel.value("x") == "still here"
