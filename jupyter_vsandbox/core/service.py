@@ -287,9 +287,9 @@ class SandboxService(Lifecycle):
         return ""
 
     def prunable(self, sandbox_id: str) -> builtins.list[Snapshot]:
-        """The snapshots that nobody asked for and that the sandbox does not need to go on."""
-        here = self.get(sandbox_id).snapshot
-        return [s for s in self.history(sandbox_id) if s.cause is not Cause.ASKED and s.id != here]
+        """The snapshots that nobody asked for and that no sandbox is at."""
+        needed = {sandbox.snapshot for sandbox in self.list()}
+        return [s for s in self.history(sandbox_id) if s.cause is not Cause.ASKED and s.id not in needed]
 
     async def prune(self, sandbox_id: str) -> builtins.list[Snapshot]:
         """Remove what `prunable` says; returns what was removed."""
@@ -303,12 +303,14 @@ class SandboxService(Lifecycle):
 
         Raises:
             NotFound: there is none.
-            Conflict: the sandbox is hibernated at it.
+            Conflict: a sandbox is hibernated at it.
         """
         snapshot = self._store.get_snapshot(snapshot_id)
-        async with self._settled(snapshot.sandbox) as sandbox:
-            if sandbox.state is State.HIBERNATED and sandbox.snapshot == snapshot_id:
-                raise Conflict(f"Sandbox {sandbox.id} is hibernated at {snapshot.name!r}; wake it first.")
+        async with self._settled(snapshot.sandbox):
+            for sandbox in self.list():
+                asleep = sandbox.state in {State.HIBERNATED, State.RESTORING}
+                if asleep and sandbox.snapshot == snapshot_id:
+                    raise Conflict(f"Sandbox {sandbox.id} is hibernated at {snapshot.name!r}; wake it first.")
             await self._remove_snapshots([snapshot])
 
     # The parts of a verb. All are called with the sandbox's lock held.
@@ -421,7 +423,12 @@ class SandboxService(Lifecycle):
         """Put a sandbox to `target`; where that fails, back to what it left."""
         await self._leave(sandbox)
         left = self.get(sandbox.id).snapshot
-        self._store.change(sandbox.id, state=State.RESTORING, snapshot=target.id, endpoint=None, keys=None)
+        async with self._capacity():
+            if memory and sandbox.state is not State.RUNNING:
+                await self._make_room(sandbox, build.get(sandbox.image, self.settings), keep_standbys=False)
+            self._store.change(
+                sandbox.id, state=State.RESTORING, snapshot=target.id, endpoint=None, keys=None
+            )
         try:
             return await self._put(sandbox, target, memory=memory)
         except SandboxError:

@@ -236,6 +236,7 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not(
 
 
 CHILD = """
+import signal
 import sys
 from pathlib import Path
 from jupyter_vsandbox.runtimes import bootstrap, build, hostconfig, recipe
@@ -245,6 +246,8 @@ def block(command, log, watch, *, env, pass_fds=()):
     print("building", flush=True)
     sys.stdin.read()
 
+# A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 build.run = block
 bootstrap.require_tools = lambda: None
 hostconfig._output = lambda command, environ: ""
