@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Facts of this host that would mislead a guest, even where a caller adds them.
 _NOT_FOR_GUESTS = frozenset(
-    {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL", "PATH", "HOME", "USER", "VIRTUAL_ENV"}
+    {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL", "PATH", "HOME", "USER", "VIRTUAL_ENV", "VSANDBOX_ATTACH"}
 )
 _STOP_SECONDS = 10.0
 ATTACH = "VSANDBOX_ATTACH"
@@ -48,6 +48,7 @@ class SandboxProvisioner(KernelProvisionerBase):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._machine: KernelMachine | None = None
+        self._attach = ""
         self._session: Session | None = None
         self._reaped = True
 
@@ -102,6 +103,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         manager.write_connection_file(jupyter_session=(env or {}).get("JPY_SESSION_NAME", ""))
         self.connection_info = manager.get_connection_info()
         self._session = manager.session
+        self._attach = (env or os.environ).get(ATTACH, "")
         added = {name: value for name, value in (env or {}).items() if os.environ.get(name) != value}
         kwargs = await super().pre_launch(cmd=[], **kwargs)
         kwargs["env"] = {n: v for n, v in (self.kernel_spec.env | added).items() if n not in _NOT_FOR_GUESTS}
@@ -123,7 +125,7 @@ class SandboxProvisioner(KernelProvisionerBase):
                     env=env,
                     cwd=str(kwargs.get("cwd") or ""),
                     notebook=env.get("JPY_SESSION_NAME", ""),
-                    attach=env.get(ATTACH, ""),
+                    attach=self._attach,
                 )
             )
         except BaseException:

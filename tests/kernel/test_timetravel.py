@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -51,8 +50,10 @@ def kernel(start_kernel: StartKernel) -> Kernel:
 
 
 def attach(home: Home, sandbox_id: str) -> Kernel:
-    """A kernel for a sandbox that nobody uses."""
-    return _start(home, {"VSANDBOX_ATTACH": sandbox_id})
+    """A kernel for a sandbox that nobody uses, asked for as in a shell."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("VSANDBOX_ATTACH", sandbox_id)
+        return _start(home, {})
 
 
 def test_memory_and_disk_go_back_together_and_forth_again(kernel: Kernel, service: SandboxService) -> None:
@@ -265,9 +266,10 @@ def test_a_notebook_finds_its_machine_again(
 
 
 CRASH = """
-import os, signal
+import os, signal, sys
 from jupyter_client.manager import start_new_kernel
-manager, client = start_new_kernel(kernel_name="vsandbox-python-3.11")
+env = os.environ | {"JPY_SESSION_NAME": sys.argv[1]}
+manager, client = start_new_kernel(kernel_name="vsandbox-python-3.11", env=env)
 client.execute_interactive("x = 'still here'")
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -277,9 +279,7 @@ def test_a_notebook_finds_its_running_machine_after_a_crash(
     start_kernel: StartKernel, home: Home, service: SandboxService
 ) -> None:
     notebook = str(home.settings.home.parent / "crashed.ipynb")
-    crashed = subprocess.run(
-        [sys.executable, "-c", CRASH], env=os.environ | {"JPY_SESSION_NAME": notebook}, check=False
-    )
+    crashed = subprocess.run([sys.executable, "-c", CRASH, notebook], check=False)
     assert crashed.returncode == -signal.SIGKILL
     asyncio.run(service.reconcile())
     [left] = [sandbox for sandbox in service.list() if sandbox.notebook == notebook]
