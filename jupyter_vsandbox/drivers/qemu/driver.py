@@ -145,7 +145,7 @@ class QemuDriver:
                     ram = self._settings.templates / origin.template / template.RAM if origin else Path()
                     room = prepare(process.pid, ram) if memory else None
                     async with qemu.monitor() as execute:
-                        name = f"disk-{snapshot_id}"
+                        name = f"layer-{above.stem}"
                         await execute("blockdev-add", **disk_node(name, above) | {"backing": None})
                         top = await execute.top_node()
                         (folder / _PAUSED).touch()
