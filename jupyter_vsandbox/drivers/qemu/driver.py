@@ -310,9 +310,12 @@ class QemuDriver:
         # Not in a thread: those are gone already when a process ends, and then it matters most.
         folder = self._folder(machine_id)
         layer = (folder / _DISK).resolve()
+        origin = self._origin(folder)
         shutil.rmtree(folder, ignore_errors=True)
         if layer.parent == self._points.layers:
             layer.unlink(missing_ok=True)
+        if origin is not None and origin.base:  # a forgotten snapshot may have waited for this
+            self._collect()
 
     async def wait_exit(self, machine_id: str) -> str:
         """See `Driver`."""
@@ -373,7 +376,7 @@ class QemuDriver:
     def _origin(self, folder: Path) -> Origin | None:
         try:
             return Origin(**json.loads((folder / _ORIGIN).read_text()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _set_origin(self, folder: Path, origin: Origin) -> None:
