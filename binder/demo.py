@@ -25,6 +25,7 @@ from rich.table import Table
 
 from jupyter_vsandbox.config import load_settings
 from jupyter_vsandbox.core.service import SandboxService
+from jupyter_vsandbox.domain.errors import SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,4 +180,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SandboxError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

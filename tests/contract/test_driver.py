@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import errno
 import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from jupyter_client.session import Session
 from jupyter_vsandbox.domain.errors import NotFound, SandboxError, Unsupported
 from jupyter_vsandbox.domain.model import MIB, Usage
 from jupyter_vsandbox.drivers import registry
+from jupyter_vsandbox.drivers.qemu import memory
 from jupyter_vsandbox.link import AgentLink, new_keys
 
 if TYPE_CHECKING:
@@ -49,6 +52,12 @@ def home(new_home: NewHome) -> Iterator[Home]:
 def driver(name: str, home: Home) -> Driver:
     """A driver that has just been made: what it knows of machines it finds where they are."""
     return registry.get(name, home.settings)
+
+
+def deny(*_: object) -> int:
+    """A system call that the host does not permit."""
+    ctypes.set_errno(errno.EPERM)
+    return -1
 
 
 @dataclass
@@ -230,9 +239,12 @@ async def test_a_machine_that_was_deleted_cannot_boot(driver: Driver, home: Home
     assert home.leftovers() == []
 
 
+@pytest.mark.parametrize("denied", [(), ("read", "write"), ("write",)])
 async def test_a_snapshot_is_restored_any_number_of_times(
-    driver: Driver, home: Home, template: Template
+    driver: Driver, home: Home, template: Template, denied: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for what in denied:  # as Yama and seccomp do
+        monkeypatch.setattr(memory, f"process_vm_{what}v", deny)
     taken, left = "a" * 12, "b" * 12
     fork = uuid.uuid4().hex[:12]
     async with machine(driver, template) as (machine_id, endpoint):
@@ -240,7 +252,7 @@ async def test_a_snapshot_is_restored_any_number_of_times(
             begun = "value, file = 'first', open('mine', 'w'); file.write('x'); file.flush()"
             assert await run(endpoint, template.keys, begun) == "ok"
             saved = await driver.snapshot(machine_id, taken, memory=True)
-            assert 0 < saved.pause < 5
+            assert saved.pause > 0
             assert saved.size > MIB
             assert await run(endpoint, template.keys, "value = 'second'; file.write('y')") == "ok"
             assert await run(endpoint, template.keys, "file.flush()") == "ok"

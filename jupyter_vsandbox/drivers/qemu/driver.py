@@ -23,7 +23,7 @@ from jupyter_vsandbox.drivers.qemu import accel, template
 from jupyter_vsandbox.drivers.qemu.checks import checks
 from jupyter_vsandbox.drivers.qemu.command import Command, disk_node
 from jupyter_vsandbox.drivers.qemu.disk import size
-from jupyter_vsandbox.drivers.qemu.memory import capture, load, prepare, put_back
+from jupyter_vsandbox.drivers.qemu.memory import capture, copy_with, differing, load, prepare, put_back
 from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, STATE, Point, Points, checksums
 from jupyter_vsandbox.drivers.qemu.process import Qemu
 from jupyter_vsandbox.files import new_folder, write_private
@@ -43,6 +43,7 @@ _CONSOLE = "console.log"
 _KEYS = "keys.json"
 _ORIGIN = "origin.json"
 _PAUSED = "paused"
+_WHOLE = "memory"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ class QemuDriver:
                     self._set_disk(folder, above)
                 else:
                     ram = self._settings.templates / origin.template / template.RAM if origin else Path()
-                    room = prepare(process.pid, ram) if memory else None
+                    room = None
+                    with contextlib.suppress(OSError):
+                        room = prepare(process.pid, ram) if memory else None
                     async with qemu.monitor() as execute:
                         name = f"layer-{above.stem}"
                         await execute("blockdev-add", **disk_node(name, above) | {"backing": None})
@@ -152,9 +155,12 @@ class QemuDriver:
                         begin = time.perf_counter()
                         await execute("stop")
                         try:
-                            if room is not None:
+                            if memory:
                                 await execute.save_devices(draft / STATE)
-                                pages = capture(process.pid, ram, room)
+                                with contextlib.suppress(OSError):
+                                    pages = capture(process.pid, ram, room) if room is not None else None
+                                if pages is None:
+                                    await execute.save_memory(draft / _WHOLE, ram.stat().st_size)
                             await execute("blockdev-snapshot", node=top, overlay=name)
                             self._set_disk(folder, above)
                         finally:
@@ -162,10 +168,8 @@ class QemuDriver:
                                 await execute("cont")
                                 (folder / _PAUSED).unlink()
                         pause = time.perf_counter() - begin
-                base = origin.base if origin and memory else ""
-                await asyncio.to_thread(
-                    self._keep, draft, snapshot_id, layer, origin.template if origin else "", base, pages
-                )
+                kept = origin if memory else None
+                await asyncio.to_thread(self._keep, draft, snapshot_id, layer, kept, pages)
         except BaseException:
             await self.resume(machine_id)
             if (folder / _DISK).resolve() != above:
@@ -176,18 +180,26 @@ class QemuDriver:
         return Saved(self._points.size(snapshot_id), pause)
 
     def _keep(
-        self, draft: Path, snapshot_id: str, layer: Path, source: str, base: str, pages: Pages | None
+        self, draft: Path, snapshot_id: str, layer: Path, origin: Origin | None, pages: Pages | None
     ) -> None:
-        machine: dict[str, str] = {}
-        if pages is not None:
-            chain = self._points.chain(base)
+        """Complete a snapshot's folder: of memory, if it has an `origin`, only what the chain lacks."""
+        point = Point(snapshot_id, layer.name)
+        if origin is not None:
+            chain, base = self._points.chain(origin.base), origin.base
             if len(chain) >= MAX_DEPTH or not self._points.pages_whole(chain):
                 chain, base = [], ""
-            pages.without([load(self._points.path(each.id)) for each in chain]).write(draft)
-            machine = self._machine(source)
-        sums = checksums(draft, layer, memory=pages is not None)
+            known = [load(self._points.path(each.id)) for each in chain]
+            if pages is None:
+                pages = differing(
+                    draft / _WHOLE, self._settings.templates / origin.template / template.RAM, known
+                )
+                (draft / _WHOLE).unlink()
+            pages.without(known).write(draft)
+            point = Point(
+                snapshot_id, layer.name, True, origin.template, base, self._machine(origin.template)
+            )
         self._points.write(
-            draft, Point(snapshot_id, layer.name, pages is not None, source, base, machine, sums)
+            draft, replace(point, checksums=checksums(draft, layer, memory=origin is not None))
         )
 
     async def restore(self, machine_id: str, snapshot_id: str, *, memory: bool = True) -> Endpoint | None:
@@ -221,12 +233,21 @@ class QemuDriver:
                 private_folder(self._settings.sockets / machine_id)
 
                 async def fill(pid: int) -> None:
-                    await asyncio.to_thread(put_back, pid, origin / template.RAM, layers)
+                    try:
+                        await asyncio.to_thread(put_back, pid, origin / template.RAM, layers)
+                    except OSError as error:
+                        raise Unsupported(str(error)) from error
                     await verified
 
-                port = await self._qemu(machine_id).launch(
-                    command.argv(), self._points.path(snapshot_id) / STATE, fill
-                )
+                state = self._points.path(snapshot_id) / STATE
+                try:
+                    port = await self._qemu(machine_id).launch(command.argv(), state, fill)
+                except Unsupported:
+                    await verified
+                    own = folder / _WHOLE
+                    await asyncio.to_thread(copy_with, origin / template.RAM, layers, own)
+                    port = await self._qemu(machine_id).launch(replace(command, ram=own).argv(), state)
+                    own.unlink()  # its memory for as long as it runs
                 self._set_disk(folder, above)
                 self._set_origin(folder, Origin(source.id, snapshot_id))
                 endpoint = Endpoint("127.0.0.1", port)

@@ -14,7 +14,7 @@ import shutil
 import struct
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox.domain.errors import NotFound, Permanent
@@ -52,11 +52,11 @@ class Point:
 
     id: str
     disk: str
-    memory: bool
-    template: str
-    base: str
-    machine: Mapping[str, str]
-    checksums: Mapping[str, str]
+    memory: bool = False
+    template: str = ""
+    base: str = ""
+    machine: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 class Points:
