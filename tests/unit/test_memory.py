@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jupyter_vsandbox.domain.errors import Permanent
 from jupyter_vsandbox.drivers.qemu import memory
 from jupyter_vsandbox.drivers.qemu.memory import PAGE, Pages
 
@@ -134,5 +133,5 @@ def test_an_empty_layer_can_be_written_and_put_back(ram: Path, tmp_path: Path) -
 
 def test_a_process_that_does_not_map_the_file_is_refused(ram: Path, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(bytes(PAGE))
-    with process(ram) as one, pytest.raises(Permanent, match="other"):
+    with process(ram) as one, pytest.raises(FileNotFoundError, match="other"):
         memory.prepare(one.pid, tmp_path / "other")
