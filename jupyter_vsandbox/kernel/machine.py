@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox.core.standby import refill
-from jupyter_vsandbox.domain.errors import NotFound, Permanent, SandboxError
+from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Permanent, SandboxError
 from jupyter_vsandbox.domain.model import State
 from jupyter_vsandbox.files import locked
 from jupyter_vsandbox.guest import protocol
@@ -143,7 +143,8 @@ class KernelMachine:
             if number != signal.SIGKILL:
                 _log.warning("Could not signal the kernel in sandbox %s: %s", self.sandbox_id, error)
                 return
-            with contextlib.suppress(NotFound):
+            # Another process may just have hibernated it; then it stays so.
+            with contextlib.suppress(NotFound, InvalidState):
                 await self._service.stop(self.sandbox_id)
             self._exit(MACHINE_LOST, f"it did not answer and was ended ({error})")
         else:

@@ -98,6 +98,8 @@ def test_a_rollback_in_the_middle_of_a_cell_aborts_it(
 
 def test_a_snapshot_waits_for_the_cell_to_end(kernel: Kernel, service: SandboxService) -> None:
     kernel.client.execute("import time\ntime.sleep(3)\nx = 'whole'")
+    while kernel.client.get_iopub_msg(timeout=30)["msg_type"] != "execute_input":
+        pass  # it has not begun yet
     taken = asyncio.run(service.snapshot(kernel.sandbox.id))
     kernel.run("x = 'later'")
     asyncio.run(service.rollback(kernel.sandbox.id, taken.id))
