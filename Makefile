@@ -16,7 +16,7 @@ NPM := npm --prefix labextension --prefer-offline --no-fund --no-audit
 SYSTEM_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labextension check check-python check-typescript test image lab demo bench wheel clean
+.PHONY: help setup labextension check check-python check-typescript test fidelity image lab demo bench wheel clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ check-typescript: labextension/node_modules/.package-lock.json
 
 test: check ## Do all of `check`, then the tests that boot machines
 	$(BIN)/pytest tests -m machine -n 2 --dist loadfile $(PYTEST_ARGS)
+
+fidelity: image ## Compare 200 random sequences of snapshot, rollback, fork … with a model
+	VSANDBOX_TEST_SEQUENCES=200 $(BIN)/pytest -m machine tests/kernel/test_fidelity.py $(PYTEST_ARGS)
 
 image: setup .venv ## Build and warm the image of RUNTIME (python-3.11) unless it is there
 	$(BIN)/jupyter vsandbox images build $(RUNTIME)

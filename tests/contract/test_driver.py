@@ -11,18 +11,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from jupyter_client.session import Session
 
 from jupyter_vsandbox.domain.errors import NotFound, SandboxError, Unsupported
 from jupyter_vsandbox.domain.model import MIB, Usage
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.drivers.qemu import memory
 from jupyter_vsandbox.link import AgentLink, new_keys
+from tests.guest import ANSWER_SECONDS, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
-
-    import zmq
 
     from jupyter_vsandbox.domain.model import Endpoint, Image, LinkKeys
     from jupyter_vsandbox.drivers.base import Driver, Template, Warm
@@ -32,7 +30,6 @@ pytestmark = pytest.mark.machine
 
 DRIVERS = ["qemu"]
 BOOT_SECONDS = 300.0
-ANSWER_SECONDS = 60.0
 GRACE_SECONDS = 60.0
 
 
@@ -100,26 +97,6 @@ async def machine(driver: Driver, template: Template) -> AsyncIterator[tuple[str
         yield machine_id, await driver.start(machine_id, template)
     finally:
         await driver.delete(machine_id)
-
-
-async def run(endpoint: Endpoint, keys: LinkKeys, code: str, seconds: float = ANSWER_SECONDS) -> str:
-    """Run code in the machine's kernel, started if there is none; "ok", or the error's name."""
-    session = Session(key=b"")
-    replied = asyncio.get_running_loop().create_future()
-
-    def receive(channel: bytes, frames: Sequence[zmq.Frame]) -> None:
-        if channel == b"shell" and not replied.done():
-            _, parts = session.feed_identities([frame.bytes for frame in frames])
-            replied.set_result(session.deserialize(parts)["content"])
-
-    async with AgentLink(endpoint, keys, on_kernel=receive) as link:
-        if not (await link.request("attach", timeout=seconds))["alive"]:
-            await link.request("start_kernel", timeout=seconds)
-        content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
-        await link.send(b"shell", session.serialize(session.msg("execute_request", content)))
-        async with asyncio.timeout(seconds):
-            answer = await replied
-    return str(answer.get("ename", answer["status"]))
 
 
 async def never(endpoint: Endpoint, keys: LinkKeys) -> None:
