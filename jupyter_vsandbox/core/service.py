@@ -455,6 +455,7 @@ class SandboxService(Lifecycle):
                     "resume", timeout=ADOPT_SECONDS, entropy=os.urandom(64).hex(), time=time.time()
                 )
                 await unless_ended(driver, sandbox.id, resumed)
+                await link.set_clock()
             return self._store.change(sandbox.id, state=State.RUNNING, endpoint=endpoint, keys=target.keys)
         except BaseException:
             await self._asleep(sandbox)

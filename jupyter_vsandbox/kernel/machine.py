@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox.core.standby import refill
@@ -33,9 +32,6 @@ _log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 15.0
 SIGNAL_SECONDS = 5.0
-CLOCK_SECONDS = 0.01
-"""How exact a guest's clock is to be."""
-CLOCK_TRIES = 4
 MACHINE_LOST = 70
 """What `poll` says when not the kernel but its machine or agent is gone (EX_SOFTWARE)."""
 
@@ -245,22 +241,9 @@ class KernelMachine:
             self._link = None
 
     async def _attach(self, **args: Any) -> dict[str, Any]:
-        await self._set_clock()
+        if self._link is not None:
+            await self._link.set_clock()
         return await self._request("attach", timeout=ANSWER_SECONDS, **args)
-
-    async def _set_clock(self) -> None:
-        """Set the guest's clock as NTP does: by its offset from the middle of a question and its answer."""
-        quickest, offset = float("inf"), 0.0
-        for _ in range(CLOCK_TRIES):
-            asked = time.time()
-            shown = (await self._request("clock", timeout=ANSWER_SECONDS))["time"]
-            answered = time.time()
-            if answered - asked < quickest:
-                quickest, offset = answered - asked, shown - (asked + answered) / 2
-            if quickest <= CLOCK_SECONDS:
-                break
-        if abs(offset) > CLOCK_SECONDS:
-            await self._request("clock", timeout=ANSWER_SECONDS, step=-offset)
 
     async def _request(self, verb: str, *, timeout: float, **args: Any) -> dict[str, Any]:
         if self._link is None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 _RECONNECT_MS = 20
 _RECONNECT_MAX_MS = 250
 _HANDSHAKE_MS = 3000
+_CLOCK_SECONDS = 0.01  # how exact a guest's clock is to be
+_CLOCK_TRIES = 4
+_CLOCK_TIMEOUT = 15.0
 
 
 @functools.cache
@@ -160,6 +164,24 @@ class AgentLink:
             raise Permanent(f"The guest's agent could not {verb!r}: {message['error']}")
         result: dict[str, Any] = message["result"]
         return result
+
+    async def set_clock(self) -> None:
+        """Set the guest's clock as NTP does: by its offset from the middle of a question and its answer.
+
+        Raises:
+            SandboxError: as `request` does.
+        """
+        quickest, offset = float("inf"), 0.0
+        for _ in range(_CLOCK_TRIES):
+            asked = time.time()
+            shown = (await self.request("clock", timeout=_CLOCK_TIMEOUT))["time"]
+            answered = time.time()
+            if answered - asked < quickest:
+                quickest, offset = answered - asked, shown - (asked + answered) / 2
+            if quickest <= _CLOCK_SECONDS:
+                break
+        if abs(offset) > _CLOCK_SECONDS:
+            await self.request("clock", timeout=_CLOCK_TIMEOUT, step=-offset)
 
     async def send(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
         """Pass a client's message on to the kernel."""
