@@ -190,6 +190,8 @@ class Agent:
                 return
             if not current.idle() and current.is_own(channel, [f.bytes for f in frames]):
                 continue
+            if channel == b"shell":
+                current.count_cells(frames, b'"execute_reply"', -1)
             if self.peer is not None:
                 self.link.send_multipart([self.peer, channel, *frames], copy=False)
 
@@ -206,6 +208,8 @@ class Agent:
             if channel == protocol.AGENT:
                 self._request(link, sender, frames[2].bytes)
             elif sender == self.peer and self.kernel is not None and channel in self.kernel.sockets:
+                if channel == b"shell":
+                    self.kernel.count_cells(frames[2:], b'"execute_request"', 1)
                 self.kernel.sockets[channel].send_multipart(frames[2:], copy=False)
             if self.link is not link:
                 return
@@ -445,6 +449,8 @@ class Agent:
             return {"variables": None, "why": "its kernel is not one of Python"}
         if self.kernel is None or self.kernel.returncode() is not None:
             return {"variables": None, "why": "no kernel runs"}
+        if self.kernel.cells:  # in a copy of the machine, too, where it is left in the middle
+            return {"variables": None, "why": "it is in the middle of a cell"}
         later = Later()
         self.asked.append(later)
 

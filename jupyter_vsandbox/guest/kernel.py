@@ -68,6 +68,7 @@ class Kernel:
         # type: (zmq.Context[Any], Dict[str, Any], Dict[str, str], str) -> None
         self.spec = spec
         self.session = uuid.uuid4().hex
+        self.cells = 0
         self._due = {}  # type: Dict[str, Set[bytes]]
         self._on_reply = {}  # type: Dict[str, Callable[[Dict[str, Any]], None]]
         account = pwd.getpwnam(spec["user"])
@@ -185,6 +186,20 @@ class Kernel:
         if not due:
             del self._due[parent["msg_id"]]
         return True
+
+    def count_cells(self, frames, kind, step):  # type: (List[Any], bytes, int) -> None
+        """Count a client's message on shell, if it is of a `kind`: `cells` are sent and not answered.
+
+        Args:
+            frames: of the message.
+            kind: the ``msg_type`` in quotes.
+            step: what to add.
+        """
+        for number, frame in enumerate(frames[:-2]):
+            if frame.bytes == protocol.DELIMITER:
+                if kind in frames[number + 2].bytes:  # parsing each header would take longer
+                    self.cells = max(0, self.cells + step)
+                return
 
     def idle(self):  # type: () -> bool
         """Whether all requests of the agent's own are answered."""
