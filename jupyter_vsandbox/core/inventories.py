@@ -154,7 +154,7 @@ def _load(path: Path) -> Inventory | None:
     try:
         document = json.loads(path.read_text())
         return Inventory.from_dict(document) if document["version"] == VERSION else None
-    except (FileNotFoundError, ValueError, KeyError, Permanent):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, Permanent):
         return None  # it is made anew
 
 
