@@ -106,7 +106,7 @@ async def inventory(service: SandboxService, point: Point, *, now: bool = False)
         InvalidState: the sandbox is just being started or stopped.
         Exhausted: there is no memory for a copy.
         Transient: the guest did not answer in time.
-        Unsupported: its image is older than this command.
+        Permanent: its image is older than this command.
     """
     if point.snapshot is not None:
         return await _of_snapshot(service, point.sandbox.id, point.snapshot.id)
@@ -207,7 +207,7 @@ def _parse(answer: dict[str, Any], document: dict[str, Any]) -> Inventory:
         data = unpacking.decompress(base64.b64decode(answer["data"]), _MAX_BYTES)
         disk = json.loads(data)
         document = document | {"packages": disk["packages"], "files": disk["files"]}
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
         raise Permanent(f"What the guest says that it holds cannot be understood: {error}") from error
     if document["packages"] is None:
         notes = document.get("notes", {}) | {
@@ -218,9 +218,9 @@ def _parse(answer: dict[str, Any], document: dict[str, Any]) -> Inventory:
 
 
 def _require_verb(sandbox: Sandbox, error: SandboxError) -> None:
-    """Raise `Unsupported` where a guest of an older image knows nothing of inventories."""
+    """Raise another `Permanent` where a guest of an older image knows nothing of inventories."""
     if "no verb" in str(error):
-        raise Unsupported(
+        raise Permanent(
             f"The image of sandbox {sandbox.id} is older than `diff`: `jupyter vsandbox images build "
             f"{sandbox.runtime}`, and start a new one."
         ) from error

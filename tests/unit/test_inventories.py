@@ -10,7 +10,7 @@ import pytest
 from jupyter_vsandbox.core import inventories
 from jupyter_vsandbox.core.inventories import Point
 from jupyter_vsandbox.core.service import SandboxService
-from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Permanent, Transient, Unsupported
+from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Permanent, Transient
 from jupyter_vsandbox.domain.inventory import Inventory, Variable
 from jupyter_vsandbox.domain.model import Cause, Sandbox, Shape, Snapshot, State
 
@@ -101,7 +101,7 @@ def test_an_answer_that_would_fill_the_memory_is_refused(monkeypatch):
 
 
 def test_a_guest_that_does_not_know_the_verb_is_of_an_older_image():
-    with pytest.raises(Unsupported, match=r"images build python-3\.11"):
+    with pytest.raises(Permanent, match=r"images build python-3\.11"):
         inventories._require_verb(SANDBOX, Permanent("Failure: no verb 'inventory'"))
 
 
