@@ -459,7 +459,7 @@ class Agent:
                 self.asked.remove(later)
             try:
                 later.answer({"variables": json.loads(told(content))})
-            except (Failure, ValueError) as error:
+            except (Failure, RecursionError, ValueError) as error:
                 later.fail("the kernel did not tell its variables: {}".format(error))
 
         self.kernel.variables(on_reply)
