@@ -183,7 +183,8 @@ class SandboxService(Lifecycle):
                 await self.delete(made)
             if not snapshot_id:
                 async with self._lock(sandbox_id):
-                    await self._remove_snapshots([begin])
+                    with contextlib.suppress(NotFound):  # the sandbox may be gone by now
+                        await self._remove_snapshots([begin])
 
     async def _stopped_at(self, sandbox_id: str) -> Snapshot:
         async with self._settled(sandbox_id) as sandbox:
