@@ -293,6 +293,25 @@ COMMANDS = (
     Command("reset", "put a sandbox back to its clean image", _late("reset"), _SANDBOX),
     Command("history", "list the snapshots of a sandbox", _late("history"), _SANDBOX),
     Command(
+        "diff",
+        "show what is different between two moments: packages, files, variables and cells",
+        _late("diff"),
+        ("point", "SANDBOX, as it is now, or SANDBOX@SNAPSHOT; names or beginnings of ids", None),
+        (
+            (
+                "other",
+                {
+                    "nargs": "?",
+                    "default": "",
+                    "metavar": "POINT",
+                    "help": "likewise; without it a sandbox is compared with its latest snapshot, "
+                    "and a snapshot with its sandbox",
+                },
+            ),
+            ("--now", {"action": "store_true", "help": "leave the variables out where a cell runs"}),
+        ),
+    ),
+    Command(
         "prune",
         "remove the snapshots of a sandbox that nobody asked for",
         _late("prune"),

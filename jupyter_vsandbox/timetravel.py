@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from jupyter_vsandbox import render
+from jupyter_vsandbox import cells, render, render_diff
+from jupyter_vsandbox.core import inventories
+from jupyter_vsandbox.domain.difference import compare
 
 if TYPE_CHECKING:
     import argparse
 
+    from jupyter_vsandbox.core.service import SandboxService
+    from jupyter_vsandbox.domain.inventory import Inventory
     from jupyter_vsandbox.domain.model import Sandbox
     from jupyter_vsandbox.session import Session
 
@@ -84,6 +88,32 @@ def history(session: Session, arguments: argparse.Namespace) -> int:
         lambda: render.history_table(found, sandbox.snapshot),
     )
     return 0
+
+
+def diff(session: Session, arguments: argparse.Namespace) -> int:
+    """Show what is different between two moments."""
+    with session.service() as service:
+        old, new = inventories.find_two(service, arguments.point, arguments.other)
+        # Before the machines are looked at: that takes time, and a notebook goes on.
+        changed = cells.compare(inventories.notebook(service, old), inventories.notebook(service, new))
+        with session.output.err.status("Looking into the machines"):
+            found = asyncio.run(_look(service, old, new, now=arguments.now))
+    difference = compare(*found, changed)
+    session.output.answer(
+        render_diff.difference_dict(old, new, difference),
+        lambda: render_diff.difference_text(old, new, difference, found),
+    )
+    return 0
+
+
+async def _look(
+    service: SandboxService, old: inventories.Point, new: inventories.Point, *, now: bool
+) -> tuple[Inventory, Inventory]:
+    # One after the other: two copies at once need twice the memory.
+    return (
+        await inventories.inventory(service, old, now=now),
+        await inventories.inventory(service, new, now=now),
+    )
 
 
 def prune(session: Session, arguments: argparse.Namespace) -> int:

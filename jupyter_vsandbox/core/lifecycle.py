@@ -144,6 +144,15 @@ class Lifecycle:
         """Where the notebook is that a snapshot holds."""
         return self.settings.home / "cells" / f"{snapshot_id}.ipynb"
 
+    def inventory_of(self, snapshot_id: str) -> Path:
+        """Where it is written what a snapshot holds, once somebody has asked; its folder may be missing."""
+        return self.settings.home / "inventories" / f"{snapshot_id}.json"
+
+    def _forget_files(self, snapshot_id: str) -> None:
+        """Remove what is kept of a snapshot beside the driver's files. Harmless twice."""
+        self.cells_of(snapshot_id).unlink(missing_ok=True)
+        self.inventory_of(snapshot_id).unlink(missing_ok=True)
+
     def driver(self, name: str) -> Driver:
         """The driver called `name`."""
         if name not in self._drivers:
@@ -289,7 +298,7 @@ class Lifecycle:
                 if history:
                     await driver.forget(history)
                 for snapshot_id in history:
-                    self.cells_of(snapshot_id).unlink(missing_ok=True)
+                    self._forget_files(snapshot_id)
         for lock in (self._locks / sandbox_id, self.cell_lock(sandbox_id)):
             lock.unlink(missing_ok=True)
 

@@ -150,7 +150,53 @@ class SandboxService(Lifecycle):
                     begin = self._store.get_snapshot(sandbox.snapshot)
                 else:
                     begin = await self._snapshot(sandbox, Cause.FORK)
-        fork = Sandbox(
+        fork = await self._new_at(sandbox, begin, memory=begin.memory, name=name, origin=sandbox.id)
+        return self._store.change(fork.id, owner="")
+
+    @contextlib.asynccontextmanager
+    async def copy(
+        self, sandbox_id: str, snapshot_id: str = "", *, memory: bool = True
+    ) -> AsyncIterator[Sandbox]:
+        """A running machine to look around in, gone when the block ends; nobody is disturbed by it.
+
+        It belongs to this process: should that die, the next one removes it.
+
+        Args:
+            sandbox_id: whose.
+            snapshot_id: the moment; "" for the present of a sandbox that is stopped.
+            memory: resume the kernel of that moment; else, and where the snapshot has no memory, its
+                disk is booted, and no kernel runs.
+
+        Raises:
+            InvalidState: the present was asked for, and it is not stopped.
+            Unsupported: its memory cannot be loaded here; its disk can.
+            Exhausted: there is no memory for one more machine.
+        """
+        begin = self._store.get_snapshot(snapshot_id) if snapshot_id else await self._stopped_at(sandbox_id)
+        made = ""
+        try:
+            memory = memory and begin.memory
+            made = (await self._new_at(self.get(sandbox_id), begin, memory=memory)).id
+            yield self.get(made) if memory else await self.start(made)
+        finally:
+            if made:
+                await self.delete(made)
+            if not snapshot_id:
+                async with self._lock(sandbox_id):
+                    with contextlib.suppress(NotFound):  # the sandbox may be gone by now
+                        await self._remove_snapshots([begin])
+
+    async def _stopped_at(self, sandbox_id: str) -> Snapshot:
+        async with self._settled(sandbox_id) as sandbox:
+            if sandbox.state is not State.STOPPED:
+                raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.STOPPED})
+            return await self._snapshot(sandbox, Cause.FORK)
+
+    async def _new_at(
+        self, sandbox: Sandbox, begin: Snapshot, *, memory: bool, name: str = "", origin: str = ""
+    ) -> Sandbox:
+        """A new sandbox of this process at a snapshot: running, or stopped without memory."""
+        new = Sandbox(
             id=uuid.uuid4().hex[:12],
             runtime=sandbox.runtime,
             image=sandbox.image,
@@ -159,19 +205,18 @@ class SandboxService(Lifecycle):
             shape=sandbox.shape,
             created=time.time(),
             name=name,
-            origin=sandbox.id,
+            origin=origin,
             snapshot=begin.id,
             owner=owner.this_process(),
         )
         try:
-            async with self._lock(fork.id):
+            async with self._lock(new.id):
                 async with self._capacity():
-                    await self._make_room(fork, build.get(fork.image, self.settings), keep_standbys=False)
-                    self._store.add(fork)
-                await self._put(fork, begin, memory=begin.memory)
-                return self._store.change(fork.id, owner="")
+                    await self._make_room(new, build.get(new.image, self.settings), keep_standbys=False)
+                    self._store.add(new)
+                return await self._put(new, begin, memory=memory)
         except BaseException:
-            await self.delete(fork.id)
+            await self.delete(new.id)
             raise
 
     async def promote(self, fork_id: str) -> Sandbox:
@@ -475,7 +520,7 @@ class SandboxService(Lifecycle):
         snapshots = list(snapshots)
         for snapshot in snapshots:
             self._store.remove_snapshot(snapshot.id)
-            self.cells_of(snapshot.id).unlink(missing_ok=True)
+            self._forget_files(snapshot.id)
         if snapshots:
             await self.driver(self.get(snapshots[0].sandbox).driver).forget([s.id for s in snapshots])
 

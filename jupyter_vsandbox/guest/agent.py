@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import IO, Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 import zmq
 from zmq.utils import z85
@@ -30,6 +31,37 @@ ZAP_ADDRESS = "inproc://zeromq.zap.01"
 
 class Failure(Exception):
     """A request that cannot be carried out; its text goes to the host."""
+
+
+def told(content):  # type: (Dict[str, Any]) -> str
+    """What the kernel has for the user expression ``variables``; all in `content` is the user's."""
+    try:
+        value = content["user_expressions"]["variables"]
+        if value["status"] == "ok":
+            return str(value["data"]["text/plain"])
+        raise Failure(value["evalue"])
+    except (KeyError, TypeError):
+        raise Failure(content.get("evalue") or content.get("status")) from None
+
+
+class Later:
+    """The answer of a verb that takes its time; the agent serves others meanwhile."""
+
+    def __init__(self):  # type: () -> None
+        self.send = None  # type: Optional[Callable[[Dict[str, Any]], None]]
+
+    def answer(self, result):  # type: (Dict[str, Any]) -> None
+        """Give the answer; only the first counts."""
+        self._give({"result": result})
+
+    def fail(self, why):  # type: (str) -> None
+        """Give an error as the answer; only the first counts."""
+        self._give({"error": why})
+
+    def _give(self, answer):  # type: (Dict[str, Any]) -> None
+        send, self.send = self.send, None
+        if send is not None:
+            send(answer)
 
 
 class Agent:
@@ -57,6 +89,8 @@ class Agent:
         signal.set_wakeup_fd(wake_writer.fileno())
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self.next_keys = None  # type: Optional[Dict[str, str]]
+        self.jobs = []  # type: List[Tuple[subprocess.Popen[bytes], IO[bytes], Later]]
+        self.asked = []  # type: List[Later]
         # As ZeroMQ itself writes it, or unbinding does not find it.
         self.endpoint = "tcp://0.0.0.0:{}".format(protocol.PORT)
         self.link = self._bind(keys)
@@ -72,9 +106,11 @@ class Agent:
             "warm": self.warm,
             "standby": self.standby,
             "info": self.info,
+            "inventory": self.inventory,
+            "variables": self.variables,
             "sync": self.sync,
             "poweroff": self.poweroff,
-        }  # type: Dict[str, Callable[..., Dict[str, Any]]]
+        }  # type: Dict[str, Callable[..., Union[Dict[str, Any], Later]]]
 
     # The link.
 
@@ -154,6 +190,8 @@ class Agent:
                 return
             if not current.idle() and current.is_own(channel, [f.bytes for f in frames]):
                 continue
+            if channel == b"shell":
+                current.count_cells(frames, b'"execute_reply"', -1)
             if self.peer is not None:
                 self.link.send_multipart([self.peer, channel, *frames], copy=False)
 
@@ -170,6 +208,8 @@ class Agent:
             if channel == protocol.AGENT:
                 self._request(link, sender, frames[2].bytes)
             elif sender == self.peer and self.kernel is not None and channel in self.kernel.sockets:
+                if channel == b"shell":
+                    self.kernel.count_cells(frames[2:], b'"execute_request"', 1)
                 self.kernel.sockets[channel].send_multipart(frames[2:], copy=False)
             if self.link is not link:
                 return
@@ -184,9 +224,17 @@ class Agent:
                 raise Failure("no verb {!r}".format(verb))
             if verb == "attach":
                 self.peer = sender
-            answer["result"] = self.verbs[verb](**message.get("args", {}))
+            result = self.verbs[verb](**message.get("args", {}))
+            if isinstance(result, Later):
+                result.send = lambda given: self._answer(link, sender, dict(answer, **given))
+                return
+            answer["result"] = result
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the host must hear of it
             answer["error"] = "{}: {}".format(type(error).__name__, error)
+        self._answer(link, sender, answer)
+
+    def _answer(self, link, sender, answer):
+        # type: (zmq.Socket[Any], bytes, Dict[str, Any]) -> None
         if self.link is link:
             link.send_multipart([sender] + protocol.pack(answer))
 
@@ -196,7 +244,17 @@ class Agent:
                 pass
         except BlockingIOError:
             pass
+        for job in [job for job in self.jobs if job[0].poll() is not None]:
+            self.jobs.remove(job)
+            process, output, later = job
+            with output:
+                output.seek(0)
+                if process.returncode == 0:
+                    later.answer({"data": output.read().decode()})
+                else:
+                    later.fail("the inventory ended with {}".format(process.returncode))
         if self.kernel is not None and self.kernel.returncode() is not None:
+            self._no_kernel()
             self._event("kernel_exited", **self.kernel_status())
 
     def _event(self, name, **content):  # type: (str, **Any) -> None
@@ -282,8 +340,15 @@ class Agent:
         self.link = self._bind(keys)
         return {}
 
+    def _no_kernel(self):  # type: () -> None
+        """Whoever waits for the kernel's variables waits in vain."""
+        for later in self.asked:
+            later.answer({"variables": None, "why": "the kernel ended"})
+        self.asked.clear()
+
     def start_kernel(self, env=None, cwd=""):  # type: (Optional[Dict[str, str]], str) -> Dict[str, Any]
         """Start a kernel process, ending the one that runs."""
+        self._no_kernel()
         if self.kernel is not None:
             self.kernel.close()
             self.kernel = None
@@ -368,6 +433,37 @@ class Agent:
             "disk_free": disk.f_bavail * disk.f_frsize,
             "time": time.time(),
         }
+
+    def inventory(self):  # type: () -> Later
+        """The files on the disk and the packages of the kernel's interpreter, see `inventory.pack`."""
+        later = Later()
+        output = tempfile.TemporaryFile(dir=kernel.RUN)  # noqa: SIM115 - `_children` closes it
+        command = [sys.executable, "-m", "{}.inventory".format(__package__), SPEC_FILE]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output)
+        self.jobs.append((process, output, later))
+        return later
+
+    def variables(self):  # type: () -> Union[Dict[str, Any], Later]
+        """The kernel's variables once no cell runs; `None`, and why, where it has none to tell of."""
+        if self.spec["language"] != "python":
+            return {"variables": None, "why": "its kernel is not one of Python"}
+        if self.kernel is None or self.kernel.returncode() is not None:
+            return {"variables": None, "why": "no kernel runs"}
+        if self.kernel.cells:  # in a copy of the machine, too, where it is left in the middle
+            return {"variables": None, "why": "it is in the middle of a cell"}
+        later = Later()
+        self.asked.append(later)
+
+        def on_reply(content):  # type: (Dict[str, Any]) -> None
+            if later in self.asked:
+                self.asked.remove(later)
+            try:
+                later.answer({"variables": json.loads(told(content))})
+            except (Failure, RecursionError, ValueError) as error:
+                later.fail("the kernel did not tell its variables: {}".format(error))
+
+        self.kernel.variables(on_reply)
+        return later
 
     def sync(self):  # type: () -> Dict[str, Any]
         """Write all that was changed to the disk."""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 import uuid
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set
 
 import zmq
 
@@ -35,6 +35,24 @@ _vsandbox_resume({env!r}, {cwd!r}, {reseed!r})
 del _vsandbox_resume
 """
 
+# One expression, so that no name is needed for what it calls.
+VARIABLES = """\
+(lambda space: [eval(compile({source!r}, "<vsandbox>", "exec"), space), space["Report"](globals())][1])\
+({{"__name__": "vsandbox_variables"}})"""
+
+
+def as_user(name):  # type: (str) -> Callable[[], None]
+    """What a child process calls to become the user `name`."""
+    account = pwd.getpwnam(name)
+
+    def become_user():  # type: () -> None
+        os.initgroups(account.pw_name, account.pw_gid)
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+        os.umask(0o022)
+
+    return become_user
+
 
 class Kernel:
     """One kernel process; start another by making another.
@@ -50,7 +68,9 @@ class Kernel:
         # type: (zmq.Context[Any], Dict[str, Any], Dict[str, str], str) -> None
         self.spec = spec
         self.session = uuid.uuid4().hex
+        self.cells = 0
         self._due = {}  # type: Dict[str, Set[bytes]]
+        self._on_reply = {}  # type: Dict[str, Callable[[Dict[str, Any]], None]]
         account = pwd.getpwnam(spec["user"])
         self.folder = os.path.join(RUN, "kernel-" + uuid.uuid4().hex[:8])
         os.mkdir(self.folder, 0o700)
@@ -72,12 +92,6 @@ class Kernel:
             )
         os.chown(connection_file, account.pw_uid, account.pw_gid)
 
-        def become_user():  # type: () -> None
-            os.initgroups(account.pw_name, account.pw_gid)
-            os.setgid(account.pw_gid)
-            os.setuid(account.pw_uid)
-            os.umask(0o022)
-
         with open(os.path.join(self.folder, "kernel.log"), "wb") as log:
             self.process = subprocess.Popen(
                 [arg.replace("{connection_file}", connection_file) for arg in spec["argv"]],
@@ -87,7 +101,7 @@ class Kernel:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=become_user,
+                preexec_fn=as_user(spec["user"]),
             )
         # Replies to a shell request and questions on stdin find the same peer by this name.
         identity = uuid.uuid4().hex.encode()
@@ -163,11 +177,29 @@ class Kernel:
         due = self._due.get(parent.get("msg_id"))
         if due is None:
             return False
+        if channel == b"shell":
+            on_reply = self._on_reply.pop(parent["msg_id"], None)
+            if on_reply is not None:
+                on_reply(json.loads(frames[start + 5].decode()))
         if channel == b"shell" or json.loads(frames[start + 5].decode()).get("execution_state") == "idle":
             due.discard(channel)
         if not due:
             del self._due[parent["msg_id"]]
         return True
+
+    def count_cells(self, frames, kind, step):  # type: (List[Any], bytes, int) -> None
+        """Count a client's message on shell, if it is of a `kind`: `cells` are sent and not answered.
+
+        Args:
+            frames: of the message.
+            kind: the ``msg_type`` in quotes.
+            step: what to add.
+        """
+        for number, frame in enumerate(frames[:-2]):
+            if frame.bytes == protocol.DELIMITER:
+                if kind in frames[number + 2].bytes:  # parsing each header would take longer
+                    self.cells = max(0, self.cells + step)
+                return
 
     def idle(self):  # type: () -> bool
         """Whether all requests of the agent's own are answered."""
@@ -189,3 +221,23 @@ class Kernel:
             "user_expressions": {} if silent else {"_": "1 + 1"},
         }
         return self.request("execute_request", content)
+
+    def variables(self, on_reply):  # type: (Callable[[Dict[str, Any]], None]) -> None
+        """Have the kernel, once it is between two cells, describe its variables.
+
+        Args:
+            on_reply: called with the content of its ``execute_reply``; what was asked for is the user
+                expression ``variables``.
+        """
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "variables.py")
+        with open(path) as file:
+            expression = VARIABLES.format(source=file.read())
+        content = {
+            "code": "",
+            "silent": True,
+            "store_history": False,
+            "allow_stdin": False,
+            "stop_on_error": False,
+            "user_expressions": {"variables": expression},
+        }
+        self._on_reply[self.request("execute_request", content)] = on_reply
