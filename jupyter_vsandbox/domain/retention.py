@@ -38,13 +38,13 @@ class Retention:
             needed: ids of snapshots that sandboxes stand on.
             now: seconds since 1970.
         """
-        automatic = [each for each in history if each.cause in AUTOMATIC and each.id not in needed]
+        automatic = [each for each in history if each.cause in AUTOMATIC]
         gone, taken = [], 0
         for rank, each in enumerate(reversed(automatic)):
             taken += each.size
             too_many = self.count and rank >= self.count
             too_old = self.seconds and now - each.created > self.seconds
             too_big = self.bytes and taken > self.bytes and rank
-            if too_many or too_old or too_big:
+            if each.id not in needed and (too_many or too_old or too_big):
                 gone.append(each)
         return gone
