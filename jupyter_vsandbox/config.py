@@ -77,6 +77,29 @@ class VSandbox(Configurable):
         help="Bytes of translated code that each emulated machine may keep.",
     ).tag(config=True)
 
+    automatic_snapshots = Int(
+        Settings.automatic_snapshots,
+        min=0,
+        help="How many snapshots that nobody asked for to keep per sandbox: those taken before a cell "
+        "installs or removes packages, after long cells and before rollbacks. 0 to take none by themselves.",
+    ).tag(config=True)
+
+    automatic_snapshot_age = Float(
+        Settings.automatic_snapshot_age, min=0, help="Seconds to keep such snapshots; 0 for no limit."
+    ).tag(config=True)
+
+    automatic_snapshot_bytes = Int(
+        Settings.automatic_snapshot_bytes,
+        min=0,
+        help="Bytes that such snapshots of one sandbox may take; 0 for no limit.",
+    ).tag(config=True)
+
+    long_cell = Float(
+        Settings.long_cell,
+        min=0,
+        help="Seconds that cells must have run for a snapshot after them; 0 for none.",
+    ).tag(config=True)
+
     mirror = Unicode(
         help="The Debian archive to build images from where the host's own apt sources name none, "
         "optionally followed by a blank and the security archive. The environment variable "
@@ -102,6 +125,10 @@ class VSandbox(Configurable):
             memory_budget=self.memory_budget,
             memory_overcommit=self.memory_overcommit,
             translation_cache=self.translation_cache,
+            automatic_snapshots=self.automatic_snapshots,
+            automatic_snapshot_age=self.automatic_snapshot_age,
+            automatic_snapshot_bytes=self.automatic_snapshot_bytes,
+            long_cell=self.long_cell,
             mirror=self.mirror,
         )
 

@@ -42,6 +42,11 @@ class Settings:
         memory_budget: bytes that all machines together may claim; 0 means what the host has.
         memory_overcommit: how many bytes of guest memory to promise per byte of host memory.
         translation_cache: bytes of translated code each emulated machine may keep.
+        automatic_snapshots: how many snapshots that nobody asked for to keep per sandbox (before package
+            changes and rollbacks, after long cells); 0 to take none by themselves and keep the rest.
+        automatic_snapshot_age: seconds that they are kept; 0 for no limit.
+        automatic_snapshot_bytes: how much those of a sandbox may take; 0 for no limit.
+        long_cell: seconds that cells must have run for a snapshot after them; 0 for none.
         mirror: the Debian archive to build images from, where the host's own apt sources name none;
             optionally followed by a blank and the security archive. From ``JUPYTER_VSANDBOX_MIRROR``.
     """
@@ -54,6 +59,10 @@ class Settings:
     memory_budget: int = 0
     memory_overcommit: float = 1.5
     translation_cache: int = 64 * 1024 * 1024
+    automatic_snapshots: int = 10
+    automatic_snapshot_age: float = 30 * 24 * 3600
+    automatic_snapshot_bytes: int = 8 * 1024**3
+    long_cell: float = 60
     mirror: str = field(default_factory=lambda: os.environ.get("JUPYTER_VSANDBOX_MIRROR", ""))
 
     def to_json(self) -> str:

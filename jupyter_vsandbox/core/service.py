@@ -26,6 +26,7 @@ from jupyter_vsandbox.domain.errors import (
     Unsupported,
 )
 from jupyter_vsandbox.domain.model import Cause, Sandbox, Snapshot, State
+from jupyter_vsandbox.domain.retention import Retention
 from jupyter_vsandbox.files import locked
 from jupyter_vsandbox.link import AgentLink, new_keys
 from jupyter_vsandbox.runtimes import build
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
 _HAS_MACHINE = frozenset({State.RUNNING, State.RESTORING, State.STOPPED, State.HIBERNATED})
+
+_PREFIXES = {
+    Cause.ASKED: "snapshot",
+    Cause.ROLLBACK: "before-rollback",
+    Cause.PACKAGES: "before-packages",
+    Cause.LONG_CELL: "after-long-cell",
+}
 
 
 class SandboxService(Lifecycle):
@@ -101,6 +109,22 @@ class SandboxService(Lifecycle):
         """
         async with self._between_cells(sandbox_id, now), self._settled(sandbox_id) as sandbox:
             return await self._snapshot(sandbox, Cause.ASKED, name, note, memory=memory)
+
+    async def guard(self, sandbox_id: str, cause: Cause) -> None:
+        """Snapshot a running sandbox though nobody asked, and let old snapshots of that kind go.
+
+        `Settings.automatic_snapshots` and its like say how many there may be. The caller is between two
+        cells, or does not care.
+
+        Raises:
+            Exhausted: not enough disk.
+        """
+        if not self.settings.automatic_snapshots:
+            return
+        async with self._settled(sandbox_id) as sandbox:
+            if sandbox.state is State.RUNNING:
+                await self._snapshot(sandbox, cause)
+                await self._retire(sandbox_id)
 
     async def rollback(
         self, sandbox_id: str, snapshot_id: str, *, cells: bool = False, memory: bool = True
@@ -516,6 +540,16 @@ class SandboxService(Lifecycle):
         state = State.HIBERNATED if memory else State.STOPPED
         return self._store.change(sandbox.id, state=state, endpoint=None, keys=None)
 
+    async def _retire(self, sandbox_id: str) -> None:
+        """Remove the automatic snapshots that are beyond what the settings keep."""
+        retention = Retention(
+            self.settings.automatic_snapshots,
+            self.settings.automatic_snapshot_age,
+            self.settings.automatic_snapshot_bytes,
+        )
+        needed = {sandbox.snapshot for sandbox in self.list()}
+        await self._remove_snapshots(retention.expired(self.history(sandbox_id), needed, time.time()))
+
     async def _remove_snapshots(self, snapshots: Iterable[Snapshot]) -> None:
         snapshots = list(snapshots)
         for snapshot in snapshots:
@@ -526,5 +560,5 @@ class SandboxService(Lifecycle):
 
 
 def _free_name(cause: Cause, taken: set[str]) -> str:
-    prefix = {Cause.ASKED: "snapshot", Cause.ROLLBACK: "before-rollback"}.get(cause, str(cause))
+    prefix = _PREFIXES.get(cause, str(cause))
     return next(name for i in range(1, len(taken) + 2) if (name := f"{prefix}-{i}") not in taken)

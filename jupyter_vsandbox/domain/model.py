@@ -194,6 +194,10 @@ class Cause(StrEnum):
     FORK = "fork"
     """Where a fork began."""
     HIBERNATION = "hibernation"
+    PACKAGES = "packages"
+    """Taken before a cell that installs or removes packages."""
+    LONG_CELL = "long-cell"
+    """Taken after cells that ran for long."""
 
 
 @dataclass(frozen=True)

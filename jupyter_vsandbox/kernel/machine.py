@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox.core.standby import refill
 from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Permanent, SandboxError
-from jupyter_vsandbox.domain.model import State
+from jupyter_vsandbox.domain.model import Cause, State
 from jupyter_vsandbox.files import locked
 from jupyter_vsandbox.guest import protocol
+from jupyter_vsandbox.kernel.packages import changes_packages
 from jupyter_vsandbox.kernel.relay import Relay
 from jupyter_vsandbox.link import AgentLink
 from jupyter_vsandbox.settings import private_folder
@@ -61,6 +63,7 @@ class KernelMachine:
         self._waking = asyncio.Lock()
         self._cell = contextlib.AsyncExitStack()
         self._in_cell = False
+        self._cell_began = 0.0
         self._ending = False
         self.returncode: int | None = None
         """`None` while the kernel lives."""
@@ -252,13 +255,17 @@ class KernelMachine:
 
     # What happens by itself.
 
-    async def ready_for(self, channel: str, msg_type: str) -> bool:
-        """See `KernelEnd`: a cell waits for its turn, and whatever comes first wakes the machine."""
+    async def ready_for(self, channel: str, msg_type: str, code: str) -> bool:
+        """See `KernelEnd`: a cell waits for its turn, and whatever comes first wakes the machine.
+
+        Before a cell that changes packages, there is a snapshot.
+        """
         if self._asleep.is_set() and msg_type == "shutdown_request":
             return False
         if msg_type == "execute_request" and not self._in_cell:
             await self._cell.enter_async_context(locked(self._service.cell_lock(self.sandbox_id)))
             self._in_cell = True
+            self._cell_began = time.monotonic()
         while not (self._connected.is_set() or self._exited.is_set()):
             if self._asleep.is_set():
                 await self._wake()
@@ -270,6 +277,8 @@ class KernelMachine:
             finally:
                 for wait in waits:
                     wait.cancel()
+        if self._connected.is_set() and changes_packages(code):
+            await self._guard(Cause.PACKAGES)
         return True
 
     async def deliver(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
@@ -282,7 +291,19 @@ class KernelMachine:
         if self._in_cell:
             self._in_cell = False
             held, self._cell = self._cell, contextlib.AsyncExitStack()
-            self._released = asyncio.create_task(held.aclose())
+            self._released = asyncio.create_task(self._leave_cell(held))
+
+    async def _leave_cell(self, held: contextlib.AsyncExitStack) -> None:
+        long = self._service.settings.long_cell
+        if long and time.monotonic() - self._cell_began >= long and self._connected.is_set():
+            await self._guard(Cause.LONG_CELL)
+        await held.aclose()
+
+    async def _guard(self, cause: Cause) -> None:
+        try:
+            await self._service.guard(self.sandbox_id, cause)
+        except SandboxError as error:
+            _log.warning("No snapshot of sandbox %s for %s: %s", self.sandbox_id, cause, error)
 
     async def _wake(self) -> None:
         async with self._waking:

@@ -42,8 +42,8 @@ _SIGNED = 4  # header, parent header, metadata, content
 class KernelEnd(Protocol):
     """Takes what clients send."""
 
-    async def ready_for(self, channel: str, msg_type: str) -> bool:
-        """Return when a message may be delivered; false if it is to be dropped."""
+    async def ready_for(self, channel: str, msg_type: str, code: str) -> bool:
+        """Return when a message, `code` if it is a cell's, may be delivered; false if it is to be dropped."""
 
     async def deliver(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
         """Hand a message to the kernel."""
@@ -211,7 +211,8 @@ class Relay:
             if header is None:
                 _log.warning("Ignored a message on %s whose header is none.", channel)
                 continue
-            if not await self._kernel.ready_for(channel, header["msg_type"]):
+            code = _code(body[3]) if header["msg_type"] == "execute_request" else ""
+            if not await self._kernel.ready_for(channel, header["msg_type"], code):
                 continue
             if channel in _ASKS and header["msg_type"].endswith("_request"):
                 self._outstanding[header["msg_id"]] = _Request(channel, frames[:start], header, message)
@@ -243,6 +244,14 @@ def _header(frame: zmq.Frame) -> dict[str, Any] | None:
         return None
     whole = isinstance(header, dict) and all(isinstance(header.get(n), str) for n in ("msg_id", "msg_type"))
     return header if whole else None
+
+
+def _code(frame: zmq.Frame) -> str:
+    """The source in the content of a request to execute it, "" if there is none."""
+    try:
+        return str(json.loads(frame.bytes)["code"])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def _delimiter(frames: Frames) -> int | None:

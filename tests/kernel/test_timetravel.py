@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from jupyter_vsandbox import cli
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.errors import Conflict, Permanent
-from jupyter_vsandbox.domain.model import MIB, State
+from jupyter_vsandbox.domain.model import MIB, Cause, State
 from jupyter_vsandbox.drivers.qemu.process import Qemu
 from tests.kernel.conftest import START_SECONDS, Kernel, StartKernel, _shut_down, _start
 
@@ -289,3 +290,27 @@ def test_a_notebook_finds_its_running_machine_after_a_crash(
     kernel = start_kernel(JPY_SESSION_NAME=notebook)
     assert kernel.sandbox.id == left.id
     assert kernel.value("x") == "still here"
+
+
+def test_a_cell_that_changes_packages_can_be_undone(kernel: Kernel, service: SandboxService) -> None:
+    sandbox_id = kernel.sandbox.id
+    kernel.run("!pip list > /dev/null")
+    assert service.history(sandbox_id) == []
+    kernel.run("%pip uninstall --yes pandas")
+    (before,) = service.history(sandbox_id)
+    assert (before.name, before.cause) == ("before-packages-1", Cause.PACKAGES)
+    installed = "import importlib.metadata as m\nfound = any(d.name == 'pandas' for d in m.distributions())"
+    assert not kernel.value("found", before=installed)
+    asyncio.run(service.rollback(sandbox_id, before.id))
+    assert kernel.value("found", before=installed)
+    assert kernel.value("x") == 1
+
+
+def test_only_the_latest_automatic_snapshots_stay(kernel: Kernel, home: Home) -> None:
+    sandbox_id = kernel.sandbox.id
+    with SandboxService(replace(home.settings, automatic_snapshots=2)) as service:
+        asyncio.run(service.snapshot(sandbox_id, "mine"))
+        for _ in range(3):
+            asyncio.run(service.guard(sandbox_id, Cause.PACKAGES))
+        names = [s.name for s in service.history(sandbox_id)]
+    assert names == ["mine", "before-packages-2", "before-packages-3"]

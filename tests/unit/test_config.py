@@ -47,6 +47,10 @@ def test_every_trait_reaches_its_setting():
         "memory_budget": 7,
         "memory_overcommit": 2.5,
         "translation_cache": 11,
+        "automatic_snapshots": 4,
+        "automatic_snapshot_age": 5.5,
+        "automatic_snapshot_bytes": 6,
+        "long_cell": 7.5,
         "mirror": "https://mirror.example/debian",
     }
     expected = values | {"home": Path("/srv/vsandbox"), "recipe_folders": (Path("/srv/recipes"),)}

@@ -35,7 +35,7 @@ class Kernel:
         self.messages = asyncio.Queue()
         self.dones = 0
 
-    async def ready_for(self, channel, msg_type):
+    async def ready_for(self, channel, msg_type, code):
         return msg_type != "shutdown_request"
 
     def cells_done(self):
