@@ -17,6 +17,7 @@ from jupyter_vsandbox import cli
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.errors import Conflict, Permanent
 from jupyter_vsandbox.domain.model import MIB, Cause, State
+from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, Points
 from jupyter_vsandbox.drivers.qemu.process import Qemu
 from tests.kernel.conftest import START_SECONDS, Kernel, StartKernel, _shut_down, _start
 
@@ -314,3 +315,27 @@ def test_only_the_latest_automatic_snapshots_stay(kernel: Kernel, home: Home) ->
             asyncio.run(service.guard(sandbox_id, Cause.PACKAGES))
         names = [s.name for s in service.history(sandbox_id)]
     assert names == ["mine", "before-packages-2", "before-packages-3"]
+
+
+def test_a_deep_disk_is_flattened_while_the_machine_runs(
+    kernel: Kernel, service: SandboxService, home: Home, until: Until
+) -> None:
+    sandbox_id = kernel.sandbox.id
+    points = Points(home.settings.snapshots, home.settings.layers)
+
+    def depth() -> int:
+        return len(points.below((home.settings.sandboxes / sandbox_id / "disk.qcow2").resolve()))
+
+    taken = []
+    for _ in range(MAX_DEPTH + 1):
+        kernel.run(SET)
+        taken.append(asyncio.run(service.snapshot(sandbox_id)))
+    until(lambda: depth() <= 2)  # the last snapshot broke it off, or came after it
+    assert kernel.value(GET) == [MAX_DEPTH + 2, str(MAX_DEPTH + 2)]
+    for number in (0, MAX_DEPTH):
+        asyncio.run(service.rollback(sandbox_id, taken[number].id))
+        assert kernel.value(GET) == [number + 2, str(number + 2)]
+    asyncio.run(service.prune(sandbox_id))
+    for snapshot in taken[:-1]:
+        asyncio.run(service.remove_snapshot(snapshot.id))
+    assert kernel.value(GET) == [MAX_DEPTH + 2, str(MAX_DEPTH + 2)]

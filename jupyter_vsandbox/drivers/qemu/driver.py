@@ -148,6 +148,8 @@ class QemuDriver:
                     with contextlib.suppress(OSError):
                         room = prepare(process.pid, ram) if memory else None
                     async with qemu.monitor() as execute:
+                        # A disk that is being flattened takes no layer. What comes too fast for that waits.
+                        await execute.end_flatten(complete=len(self._points.below(layer)) > 2 * MAX_DEPTH)
                         name = f"layer-{above.stem}"
                         await execute("blockdev-add", **disk_node(name, above) | {"backing": None})
                         top = await execute.top_node()
@@ -177,6 +179,8 @@ class QemuDriver:
             raise
         if memory and origin is not None:
             self._set_origin(folder, Origin(origin.template, snapshot_id))
+        if resume and process is not None:
+            await self._flatten(qemu, above)
         return Saved(self._points.size(snapshot_id), pause)
 
     def _keep(
@@ -250,6 +254,7 @@ class QemuDriver:
                     own.unlink()  # its memory for as long as it runs
                 self._set_disk(folder, above)
                 self._set_origin(folder, Origin(source.id, snapshot_id))
+                await self._flatten(self._qemu(machine_id), above)
                 endpoint = Endpoint("127.0.0.1", port)
             if before.parent == self._points.layers and before != above:
                 before.unlink(missing_ok=True)
@@ -429,8 +434,21 @@ class QemuDriver:
     async def _launch(self, machine_id: str, command: Command, state: Path | None = None) -> Endpoint:
         (self._folder(machine_id) / _PAUSED).unlink(missing_ok=True)
         private_folder(self._settings.sockets / machine_id)
-        port = await self._qemu(machine_id).launch(command.argv(), state)
+        qemu = self._qemu(machine_id)
+        port = await qemu.launch(command.argv(), state)
+        await self._flatten(qemu, command.disk)
         return Endpoint("127.0.0.1", port)
+
+    async def _flatten(self, qemu: Qemu, layer: Path) -> None:
+        """Have the running machine copy into the layer it writes to what too deep a chain holds below.
+
+        Reads slow down with each layer. What snapshots hold is not touched, so the copy takes space until
+        they are gone.
+        """
+        below = self._points.below(layer)
+        if len(below) > MAX_DEPTH:
+            async with qemu.monitor() as execute:
+                await execute.flatten(below[-1])
 
 
 def _replace_link(path: Path, target: Path) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STATE = "state"
 DISK = "disk"
 MAX_DEPTH = 10
-"""So many snapshots may stand on one another before one is written whole."""
+"""So many snapshots, or layers, may stand on one another before one is written whole."""
 _MANIFEST = "manifest.json"
 _FORGOTTEN = "forgotten"
 _YOUNG_SECONDS = 120.0  # somebody may be about to refer to it
@@ -136,6 +136,14 @@ class Points:
         await create_overlay(path, backing)
         return path
 
+    def below(self, layer: Path) -> list[Path]:
+        """What a layer builds on, from its backing file to the one that is no layer: a template's disk."""
+        found: list[Path] = []
+        while layer.parent == self.layers and (backing := backing_of(layer)) is not None:
+            found.append(backing)
+            layer = backing
+        return found
+
     def forget(self, snapshot_id: str) -> None:
         """Let a snapshot go as soon as nothing builds on it. Harmless twice."""
         if (self.path(snapshot_id) / _MANIFEST).exists():
@@ -159,10 +167,7 @@ class Points:
             shutil.rmtree(self.path(snapshot_id), ignore_errors=True)
         needed: set[Path] = set()
         for top in [*disks, *(self.layers / points[i].disk for i in kept)]:
-            layer: Path | None = top
-            while layer is not None and layer.parent == self.layers and layer not in needed:
-                needed.add(layer)
-                layer = backing_of(layer)
+            needed.update((top, *self.below(top)))
         if self.layers.is_dir():
             for layer in self.layers.iterdir():
                 if layer not in needed and not _young(layer):

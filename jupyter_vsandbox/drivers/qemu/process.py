@@ -33,6 +33,8 @@ QMP_SECONDS = 20.0
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _PR_SET_PTRACER = 0x59616D61
 _MIGRATION_POLL = 0.002  # QEMU sends no event unless asked to, and this takes some 20 ms
+_FLATTEN = "flatten"
+_FLATTEN_SPEED = 128 * 1024 * 1024  # bytes per second: the guest wants its disk, too
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,27 @@ class Monitor:
     async def top_file(self) -> str:
         """The file behind `top_node`."""
         return str((await self._disk())["image"]["filename"])
+
+    async def flatten(self, base: Path) -> None:
+        """Begin to copy into the disk's top layer all that is between it and `base`.
+
+        When that is done, some time after this returned, the top layer builds on `base` itself. Machine
+        and layers may be used meanwhile, and one that ends before that is none the worse.
+        """
+        top = await self.top_node()
+        await self("block-stream", job_id=_FLATTEN, device=top, base=os.fspath(base), speed=_FLATTEN_SPEED)
+
+    async def end_flatten(self, *, complete: bool) -> None:
+        """Have no `flatten` at work any more: wait for it, or break it off. Harmless if there is none."""
+        with self._client.listener(("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")) as events:
+            try:
+                if complete:
+                    await self("block-job-set-speed", device=_FLATTEN, speed=0)  # no limit
+                else:
+                    await self("block-job-cancel", device=_FLATTEN)
+            except ExecuteError:  # there is none, or it ended just now
+                return
+            await events.get()
 
     async def _disk(self) -> dict[str, Any]:
         (inserted,) = [each["inserted"] for each in await self("query-block") if each.get("inserted")]
