@@ -84,7 +84,12 @@ lab: image labextension ## Open JupyterLab with the sandbox kernels
 demo: setup .venv ## Set everything up and run the demo notebook in a machine of its own
 	$(BIN)/python binder/demo.py
 
-bench: image ## Measure against a local kernel; the figures go to build/bench.json
+build/kishu/installed: | .venv/installed
+	$(PYTHON) -m venv build/kishu
+	build/kishu/bin/pip install --quiet --disable-pip-version-check kishu
+	@touch $@
+
+bench: image build/kishu/installed ## Measure against a local kernel and Kishu; the figures go to build/bench.json
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 wheel: .venv/installed labextension/node_modules/.package-lock.json ## Build the wheel and the sdist into dist/

@@ -385,8 +385,9 @@ class Lifecycle:
                     **_identity(sandbox_id),
                 ),
             )
+            await link.set_clock()
             with contextlib.suppress(OutcomeUnknown):  # its only answer is that the link breaks
-                await link.request("rekey", timeout=ADOPT_SECONDS, time=time.time())
+                await link.request("rekey", timeout=ADOPT_SECONDS)
         waiting = state is State.STANDBY
         if waiting:
             async with AgentLink(endpoint, own) as link:

@@ -520,9 +520,7 @@ class SandboxService(Lifecycle):
                 )
             # It is the machine it was, and its keys were never anybody else's.
             async with AgentLink(endpoint, target.keys) as link:
-                resumed = link.request(
-                    "resume", timeout=ADOPT_SECONDS, entropy=os.urandom(64).hex(), time=time.time()
-                )
+                resumed = link.request("resume", timeout=ADOPT_SECONDS, entropy=os.urandom(64).hex())
                 await unless_ended(driver, sandbox.id, resumed)
                 await link.set_clock()
             return self._store.change(sandbox.id, state=State.RUNNING, endpoint=endpoint, keys=target.keys)

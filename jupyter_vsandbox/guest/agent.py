@@ -266,7 +266,7 @@ class Agent:
     def clock(self, step=0.0):  # type: (float) -> Dict[str, Any]
         """Move the wall clock by `step` seconds and say what it shows then, in seconds.
 
-        A step is right however long the request took; a time of day, as `adopt` gets it, is late.
+        A step is right however long the request took; a time of day would be late.
         """
         if step:
             identity.set_clock(time.time() + step)
@@ -286,16 +286,14 @@ class Agent:
             self.kernel.resume(env or {}, cwd, reseed=False)
         return dict(self.kernel_status(), protocol=protocol.VERSION)
 
-    def resume(self, entropy, time):  # type: (str, float) -> Dict[str, Any]
+    def resume(self, entropy):  # type: (str) -> Dict[str, Any]
         """Go on as the machine this was, after it was put back to an earlier moment or woken.
 
         Args:
             entropy: hexadecimal digits.
-            time: seconds since the epoch.
         """
         self.peer = None
         identity.feed_entropy(bytes.fromhex(entropy))
-        identity.set_clock(time)
         return {}
 
     def adopt(self, keys, entropy, hostname, machine_id, mac):
@@ -318,16 +316,10 @@ class Agent:
         self.next_keys = keys
         return {}
 
-    def rekey(self, time):  # type: (float) -> Dict[str, Any]
-        """Use the keys that `adopt` brought. Never answered: the link breaks, the host connects anew.
-
-        Args:
-            time: seconds since the epoch. It comes with this request because this one, unlike
-                `adopt`, has no connection to wait for and no cold code to run through.
-        """
+    def rekey(self):  # type: () -> Dict[str, Any]
+        """Use the keys that `adopt` brought. Never answered: the link breaks, the host connects anew."""
         if self.next_keys is None:
             raise Failure("nothing to change to; adopt first")
-        identity.set_clock(time)
         keys, self.next_keys = self.next_keys, None
         # An agent that is killed and started again is still the agent of this machine.
         with os.fdopen(os.open(KEYS_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -12,7 +12,7 @@ frame names a channel:
 import json
 from typing import Any, Dict, List
 
-VERSION = 1
+VERSION = 2
 """Both ends must speak the same; a guest says its own in the answer to ``attach``."""
 
 PORT = 5555

@@ -103,6 +103,8 @@ class KernelMachine:
                 booted = True
             await self._open_relay(key, signature_scheme)
             await self._connect()
+            if self._link is not None:
+                await self._link.set_clock()  # a standby may have waited for hours
             status = await self._attach(env=dict(env), cwd=cwd)
             if status["protocol"] != protocol.VERSION:
                 raise Permanent(
@@ -244,8 +246,6 @@ class KernelMachine:
             self._link = None
 
     async def _attach(self, **args: Any) -> dict[str, Any]:
-        if self._link is not None:
-            await self._link.set_clock()
         return await self._request("attach", timeout=ANSWER_SECONDS, **args)
 
     async def _request(self, verb: str, *, timeout: float, **args: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from jupyter_client.manager import KernelManager
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from versus_kishu import HELD, by_kishu, by_sandbox  # beside this file
 
 from jupyter_vsandbox.config import load_settings
 from jupyter_vsandbox.core.service import SandboxService
@@ -265,6 +266,25 @@ def bench_timetravel(figures: Figures, service: SandboxService, count: int) -> N
         asyncio.run(service.delete(sandbox.id))
 
 
+def bench_kishu(figures: Figures, service: SandboxService, count: int) -> dict[str, dict[str, bool]]:
+    """A session of 200 MB kept and brought back by Kishu and by a sandbox; what each brought back."""
+    came_back = {}
+    for _ in range(count):
+        kishu = by_kishu(run_cell)
+        await_standby(service)
+        with started(SANDBOX) as (client, manager, _):
+            (sandbox,) = (s for s in service.list() if s.kernel_id == manager.kernel_id)
+            ours = by_sandbox(run_cell, client, sandbox.id, service)
+            asyncio.run(service.delete(sandbox.id))
+        came_back = {"Kishu": dict(kishu.held), "sandbox": dict(ours.held)}
+        for name, outcome in (("kishu", kishu), ("sandbox", ours)):
+            figures.add(f"session_keep_{name}_ms", outcome.keep * 1000, "ms")
+            figures.add(f"session_back_{name}_ms", outcome.back * 1000, "ms")
+            figures.add(f"session_step_{name}_mb", outcome.size / MIB, "MiB")
+            figures.add(f"session_held_{name}", sum(outcome.held.values()), f"of {len(HELD)}")
+    return came_back
+
+
 def first_result(
     figures: Figures, name: str, client: BlockingKernelClient, begin: float, native: float
 ) -> None:
@@ -276,8 +296,12 @@ def first_result(
     figures.add(f"{name}_vs_native", seconds / native, "ratio")
 
 
-def show(summary: dict[str, dict[str, float | int | str]], settings: Settings) -> None:
-    """Print the table."""
+def show(
+    summary: dict[str, dict[str, float | int | str]],
+    came_back: dict[str, dict[str, bool]],
+    settings: Settings,
+) -> None:
+    """Print the tables."""
     table = Table(title="jupyter_vsandbox bench", box=SIMPLE_HEAD)
     table.add_column("figure", no_wrap=True)
     for name in ("median", "min", "max", "n", "unit", "target"):
@@ -287,6 +311,11 @@ def show(summary: dict[str, dict[str, float | int | str]], settings: Settings) -
         table.add_row(name, *numbers, str(figure["n"]), str(figure["unit"]), GOALS.get(name, ""))
     console = Console()
     console.print(table)
+    if came_back:
+        held = Table("what came back", *came_back, title="a session of 200 MB", box=SIMPLE_HEAD)
+        for thing in HELD:
+            held.add_row(thing, *("yes" if each[thing] else "no" for each in came_back.values()))
+        console.print(held)
     with SandboxService(settings) as service:
         console.print(asyncio.run(service.driver("qemu").accelerator()).reason)
 
@@ -304,10 +333,11 @@ def main() -> int:
         bench_cold_starts(figures, service, count)
         bench_roundtrips(figures, service, 5 * count)
         bench_timetravel(figures, service, count)
+        came_back = bench_kishu(figures, service, max(1, count // 2))
     summary = figures.summary()
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"figures": summary}, indent=1) + "\n")
-    show(summary, settings)
+    RESULT.write_text(json.dumps({"figures": summary, "came_back": came_back}, indent=1) + "\n")
+    show(summary, came_back, settings)
     return 0
 
 

@@ -146,7 +146,7 @@ class QemuDriver:
                     ram = self._settings.templates / origin.template / template.RAM if origin else Path()
                     room = None
                     with contextlib.suppress(OSError):
-                        room = prepare(process.pid, ram) if memory else None
+                        room = await asyncio.to_thread(prepare, process.pid, ram) if memory else None
                     async with qemu.monitor() as execute:
                         # A disk that is being flattened takes no layer. What comes too fast for that waits.
                         await execute.end_flatten(complete=len(self._points.below(layer)) > 2 * MAX_DEPTH)
@@ -160,7 +160,8 @@ class QemuDriver:
                             if memory:
                                 await execute.save_devices(draft / STATE)
                                 with contextlib.suppress(OSError):
-                                    pages = capture(process.pid, ram, room) if room is not None else None
+                                    if room is not None:
+                                        pages = await asyncio.to_thread(capture, process.pid, ram, room)
                                 if pages is None:
                                     await execute.save_memory(draft / _WHOLE, ram.stat().st_size)
                             await execute("blockdev-snapshot", node=top, overlay=name)

@@ -62,7 +62,7 @@ systemctl enable systemd-resolved.service
 rm -f /etc/systemd/system/*.wants/getty@*.service /etc/systemd/system/timers.target.wants/*
 
 for service in systemd-journald systemd-udevd systemd-networkd systemd-resolved; do
-    install -D -m 0644 "${0%/*}/unconfined.conf" "/etc/systemd/system/$service.service.d/vsandbox.conf"
+    install -D -m 0644 "${0%/*}/service.conf" "/etc/systemd/system/$service.service.d/vsandbox.conf"
 done
 mkdir -p /etc/tmpfiles.d
 for file in /usr/lib/tmpfiles.d/*; do
