@@ -16,7 +16,7 @@ NPM := npm --prefix labextension --prefer-offline --no-fund --no-audit
 SYSTEM_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labextension check check-python check-typescript test fidelity image lab demo bench wheel clean
+.PHONY: help setup labextension check check-python check-typescript test fidelity faults image lab demo bench wheel clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ test: check ## Do all of `check`, then the tests that boot machines
 
 fidelity: image ## Compare 200 random sequences of snapshot, rollback, fork … with a model
 	VSANDBOX_TEST_SEQUENCES=200 $(BIN)/pytest -m machine tests/kernel/test_fidelity.py $(PYTEST_ARGS)
+
+faults: image ## Kill server, machine and command at every point of every verb, fill the disk, damage files
+	VSANDBOX_TEST_FAULTS=0 $(BIN)/pytest -m machine tests/faults $(PYTEST_ARGS)
 
 image: setup .venv ## Build and warm the image of RUNTIME (python-3.11) unless it is there
 	$(BIN)/jupyter vsandbox images build $(RUNTIME)

@@ -182,7 +182,11 @@ def list_sandboxes(session: Session, _: argparse.Namespace) -> int:
         asyncio.run(service.reconcile())
         for sandbox in service.list():
             with contextlib.suppress(NotFound):  # it went away meanwhile
-                rows.append(render.Row(sandbox, service.usage(sandbox.id)))
+                stalled = asyncio.run(service.stalled(sandbox.id))
+                if stalled:
+                    said = f"Sandbox {sandbox.id} stands still: {stalled}. It goes on once there is room."
+                    session.output.err.print(render.plain(said))
+                rows.append(render.Row(sandbox, service.usage(sandbox.id), stalled))
     session.output.answer([render.sandbox_dict(row) for row in rows], lambda: render.sandbox_table(rows))
     return 0
 

@@ -38,10 +38,11 @@ _PLAIN_WIDTH = 1000
 
 @dataclass(frozen=True)
 class Row:
-    """A sandbox and what it takes from the host."""
+    """A sandbox and what it takes from the host; `stalled` says why its machine stands still by itself."""
 
     sandbox: Sandbox
     usage: Usage
+    stalled: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def sandbox_table(rows: Iterable[Row]) -> Table:
             (
                 row.sandbox.id,
                 row.sandbox.runtime,
-                row.sandbox.state,
+                "stalled" if row.stalled else row.sandbox.state,
                 row.sandbox.notebook or "-",
                 age(now - row.sandbox.created),
                 f"{size(row.usage.memory)} / {size(row.sandbox.shape.memory)}",
@@ -267,6 +268,7 @@ def sandbox_dict(row: Row) -> dict[str, object]:
         "image": sandbox.image,
         "driver": sandbox.driver,
         "state": sandbox.state.value,
+        "stalled": row.stalled or None,
         "created": moment(sandbox.created),
         "kernel_id": sandbox.kernel_id or None,
         "notebook": sandbox.notebook or None,

@@ -123,6 +123,11 @@ class Settings:
         return Path(runtime or tempfile.gettempdir()) / tag
 
 
+def fault() -> str:
+    """What goes wrong in this process, for tests: see `faults`."""
+    return os.environ.get("JUPYTER_VSANDBOX_FAULT", "")
+
+
 def private_folder(path: Path) -> Path:
     """Make `path` (and its parents) and return it; nobody but its owner may look inside.
 

@@ -131,7 +131,7 @@ async def _of_snapshot(service: SandboxService, sandbox_id: str, snapshot_id: st
     path = service.inventory_of(snapshot_id)
     if (kept := await asyncio.to_thread(_load, path)) is not None:
         return kept
-    [snapshot] = [each for each in service.history(sandbox_id) if each.id == snapshot_id]
+    snapshot = service.get_snapshot(snapshot_id)  # perhaps in the history of what this was forked from
     if snapshot.memory:
         try:
             async with service.copy(sandbox_id, snapshot_id) as copy:
@@ -145,7 +145,9 @@ async def _of_snapshot(service: SandboxService, sandbox_id: str, snapshot_id: st
             found = await _ask(copy, without=f"{snapshot.name} holds no memory")
     if found.variables is not None or not snapshot.memory:
         await asyncio.to_thread(_keep, path, found)
-        if all(each.id != snapshot_id for each in service.history(sandbox_id)):  # removed meanwhile
+        try:
+            service.get_snapshot(snapshot_id)
+        except NotFound:  # removed meanwhile
             await asyncio.to_thread(path.unlink, missing_ok=True)
     return found
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, Self
 
+from jupyter_vsandbox import faults
 from jupyter_vsandbox.core import capacity, owner
 from jupyter_vsandbox.core.store import Store
 from jupyter_vsandbox.domain.errors import (
     InvalidRequest,
-    InvalidState,
     NotFound,
     OutcomeUnknown,
     Permanent,
@@ -27,7 +28,7 @@ from jupyter_vsandbox.domain.errors import (
 )
 from jupyter_vsandbox.domain.model import Cause, Sandbox, State
 from jupyter_vsandbox.drivers import registry
-from jupyter_vsandbox.files import locked
+from jupyter_vsandbox.files import locked, try_locked
 from jupyter_vsandbox.link import AgentLink, new_keys
 from jupyter_vsandbox.runtimes import build
 from jupyter_vsandbox.settings import private_folder
@@ -41,10 +42,14 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.drivers.base import Driver
     from jupyter_vsandbox.settings import Settings
 
+_log = logging.getLogger(__name__)
+
 BOOT_SECONDS = 240.0
 ADOPT_SECONDS = 60.0
 POWEROFF_SECONDS = 30.0
 SYNC_SECONDS = 20.0
+_MEND_SECONDS = 3.0
+_STILL_SECONDS = 5.0
 _KERNEL_SOCKETS = "k"
 _STANDBY_MARGIN = 60.0  # a standby this near to its end is not worth claiming
 _ACTIVE = frozenset({State.STARTING, State.STANDBY, State.RUNNING, State.RESTORING, State.STOPPING})
@@ -58,6 +63,7 @@ class Lifecycle:
     """
 
     def __init__(self, settings: Settings) -> None:
+        faults.arm()
         self.settings = settings
         private_folder(settings.home)
         private_folder(settings.sockets)
@@ -113,18 +119,37 @@ class Lifecycle:
         """Whether the machine of a sandbox runs."""
         return self.driver(self.get(sandbox_id).driver).alive(sandbox_id)
 
+    async def stalled(self, sandbox_id: str) -> str:
+        """Why the running machine of a sandbox stands still by itself, "" if it does not.
+
+        Every verb lets it go on, and it does where there is a reason to no more.
+        """
+        return await self.driver(self.get(sandbox_id).driver).stalled(sandbox_id)
+
     async def ended(self, sandbox_id: str) -> str:
         """Return when the machine of a sandbox runs no more, with the last it said.
 
-        One that ended by itself is recorded as stopped: its disk is there.
+        A verb may be about to start it again; `_mend` says what became of one that ended by itself. One that
+        stands still though nobody is at work on it is let run on meanwhile.
         """
-        said = await self.driver(self.get(sandbox_id).driver).wait_exit(sandbox_id)
-        with contextlib.suppress(NotFound, InvalidState):
-            if self.get(sandbox_id).state is State.RUNNING:
-                self._store.change(
-                    sandbox_id, expected=State.RUNNING, state=State.STOPPED, endpoint=None, keys=None
-                )
-        return said
+        exited = asyncio.create_task(self.driver(self.get(sandbox_id).driver).wait_exit(sandbox_id))
+        try:
+            while not (await asyncio.wait([exited], timeout=_STILL_SECONDS))[0]:
+                with contextlib.suppress(SandboxError):
+                    await self._let_run_on(sandbox_id)
+            return exited.result()
+        finally:
+            exited.cancel()
+
+    async def _let_run_on(self, sandbox_id: str) -> None:
+        driver = self.driver(self.get(sandbox_id).driver)
+        # That a command was killed, or that there is room on the disk again, is no event for anybody.
+        if stalled := await driver.stalled(sandbox_id):
+            _log.warning("The machine of sandbox %s stands still: %s.", sandbox_id, stalled)
+        if stalled or driver.paused(sandbox_id):
+            with try_locked(self._locks / sandbox_id) as free:
+                if free:
+                    await self._mend(self.get(sandbox_id))
 
     def client_sockets(self, kernel_id: str) -> Path:
         """Where this process puts the sockets of a kernel's clients; not made yet.
@@ -144,6 +169,10 @@ class Lifecycle:
         """Where the notebook is that a snapshot holds."""
         return self.settings.home / "cells" / f"{snapshot_id}.ipynb"
 
+    def _checksum_of(self, snapshot_id: str) -> Path:
+        """Where the SHA-256 of `cells_of` is."""
+        return self.cells_of(snapshot_id).with_suffix(".sha256")
+
     def inventory_of(self, snapshot_id: str) -> Path:
         """Where it is written what a snapshot holds, once somebody has asked; its folder may be missing."""
         return self.settings.home / "inventories" / f"{snapshot_id}.json"
@@ -151,6 +180,7 @@ class Lifecycle:
     def _forget_files(self, snapshot_id: str) -> None:
         """Remove what is kept of a snapshot beside the driver's files. Harmless twice."""
         self.cells_of(snapshot_id).unlink(missing_ok=True)
+        self._checksum_of(snapshot_id).unlink(missing_ok=True)
         self.inventory_of(snapshot_id).unlink(missing_ok=True)
 
     def driver(self, name: str) -> Driver:
@@ -221,40 +251,47 @@ class Lifecycle:
     async def start(self, sandbox_id: str) -> Sandbox:
         """Boot a sandbox that has no machine (any more) from its disk, for the calling process.
 
-        Its kernel is not started. Raises as `create` does.
+        Its kernel is not started. One that runs is returned as it is. Raises as `create` does.
         """
         async with self._lock(sandbox_id):
-            sandbox = self.get(sandbox_id)
-            driver = self.driver(sandbox.driver)
-            image = build.get(sandbox.image, self.settings)
-            await driver.stop(sandbox_id, grace=0)
-            async with self._capacity():
-                self._require_memory(sandbox, image)
-                self._store.change(sandbox_id, state=State.STARTING, owner=owner.this_process())
-            try:
-                keys = new_keys()
-                endpoint = await driver.boot(sandbox_id, image, sandbox.shape, keys)
-                return await self._adopt(sandbox_id, driver, endpoint, keys, State.RUNNING, BOOT_SECONDS)
-            except BaseException:
-                await driver.stop(sandbox_id, grace=0)
-                self._store.change(sandbox_id, state=State.STOPPED, endpoint=None, keys=None)
-                raise
+            sandbox = await self._mend(self.get(sandbox_id))
+            return sandbox if sandbox.state is State.RUNNING else await self._boot(sandbox)
+
+    async def _boot(self, sandbox: Sandbox) -> Sandbox:
+        driver = self.driver(sandbox.driver)
+        image = build.get(sandbox.image, self.settings)
+        async with self._capacity():
+            self._require_memory(sandbox, image)
+            self._store.change(sandbox.id, state=State.STARTING, owner=owner.this_process())
+        faults.point("start.recorded")
+        try:
+            keys = new_keys()
+            endpoint = await driver.boot(sandbox.id, image, sandbox.shape, keys)
+            faults.point("start.booted")
+            return await self._adopt(sandbox.id, driver, endpoint, keys, State.RUNNING, BOOT_SECONDS)
+        except BaseException:
+            await driver.stop(sandbox.id, grace=0)
+            self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)
+            raise
 
     async def stop(self, sandbox_id: str) -> Sandbox:
         """Shut the machine of a sandbox down in order; its disk is kept. Harmless twice."""
         async with self._lock(sandbox_id):
-            sandbox = self.get(sandbox_id)
+            sandbox = await self._mend(self.get(sandbox_id))
             if sandbox.state is State.STOPPED:
                 return sandbox
             driver = self.driver(sandbox.driver)
             self._store.change(sandbox_id, state=State.STOPPING)
+            faults.point("stop.recorded")
             grace = 0.0
             if sandbox.endpoint is not None and sandbox.keys is not None and driver.alive(sandbox_id):
                 with contextlib.suppress(SandboxError):
                     async with AgentLink(sandbox.endpoint, sandbox.keys) as link:
                         await link.request("poweroff", timeout=5)
                         grace = POWEROFF_SECONDS
+            faults.point("stop.asked")
             await driver.stop(sandbox_id, grace)
+            faults.point("stop.ended")
             return self._store.change(sandbox_id, state=State.STOPPED, owner="", endpoint=None, keys=None)
 
     async def let_go(self, sandbox_id: str) -> None:
@@ -280,55 +317,122 @@ class Lifecycle:
         kept = sandbox.notebook or sandbox.origin or sandbox.name
         return not kept and not any(s.cause is Cause.ASKED for s in self._store.snapshots(sandbox.id))
 
-    async def _sync(self, sandbox: Sandbox) -> None:
+    async def _sync(self, sandbox: Sandbox, seconds: float = SYNC_SECONDS) -> None:
         """Have a running guest write all to its disk."""
         if sandbox.endpoint is not None and sandbox.keys is not None:
             with contextlib.suppress(SandboxError):
                 async with AgentLink(sandbox.endpoint, sandbox.keys) as link:
-                    await link.request("sync", timeout=SYNC_SECONDS)
+                    await link.request("sync", timeout=seconds)
 
     async def delete(self, sandbox_id: str) -> None:
         """End a sandbox and remove all that it has. Harmless twice."""
         async with self._lock(sandbox_id):
             with contextlib.suppress(NotFound):
                 driver = self.driver(self.get(sandbox_id).driver)
+                # First: what is left without a record, `reconcile` removes and nobody uses.
+                history = self._store.remove(sandbox_id)
+                faults.point("delete.recorded")
                 await driver.delete(sandbox_id)
-                history = [snapshot.id for snapshot in self._store.snapshots(sandbox_id)]
-                self._store.remove(sandbox_id)
                 if history:
                     await driver.forget(history)
                 for snapshot_id in history:
                     self._forget_files(snapshot_id)
+                faults.point("delete.forgotten")
         for lock in (self._locks / sandbox_id, self.cell_lock(sandbox_id)):
             lock.unlink(missing_ok=True)
 
     async def reconcile(self) -> None:
-        """Once per process: remove what dead processes have left behind.
+        """Once per process: mend and remove what dead processes have left behind.
 
         A sandbox serves one process; when that is gone without having said so (it was killed, or
-        the host went down), nobody comes back to a disposable one.
+        the host went down), nobody comes back to a disposable one. A verb that was cut off is undone or
+        completed. What is left of files is removed unless a verb is under way: whoever makes some
+        holds the lock of a sandbox until they are recorded.
         """
         if self._reconciled:
             return
         self._reconciled = True
+        debris = {name: self.driver(name).debris() for name in registry.names()}
+        files = [self.cells_of("*"), self._checksum_of("*"), self.inventory_of("*")]
+        kept = [path for each in files for path in each.parent.glob(each.name)]
         machines: dict[str, Driver] = {}
         for name in registry.names():
             machines.update(dict.fromkeys(self.driver(name).machines(), self.driver(name)))
         # Read after the folders: a sandbox is recorded before it has one.
-        sandboxes = self._store.all()
-        for sandbox in sandboxes:
+        for sandbox in self._store.all():
             machines.pop(sandbox.id, None)
-            abandoned = sandbox.owner and not owner.lives(sandbox.owner)
+            abandoned = bool(sandbox.owner) and not owner.lives(sandbox.owner)
             ended = sandbox.state is State.STANDBY and not self.driver(sandbox.driver).alive(sandbox.id)
-            if ended or (abandoned and self.disposable(sandbox)):
+            if ended or (abandoned and self._worthless(sandbox)):
                 await self.delete(sandbox.id)
-            elif abandoned:  # its machine, if that still runs, is found again with all it holds
-                self._store.change(sandbox.id, owner="", kernel_id="")
+            else:
+                await self._reconcile_one(sandbox, abandoned)
         for machine_id, driver in machines.items():
             await driver.delete(machine_id)
         for folder in self.settings.sockets.glob(f"{_KERNEL_SOCKETS}*"):
             if not owner.lives(folder.name.removeprefix(_KERNEL_SOCKETS).rpartition(":")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
+        if self._at_rest():
+            snapshots = self._store.snapshot_ids()
+            for name, left in debris.items():
+                await self.driver(name).sweep(left, snapshots)
+            for path in kept:
+                if path.name.partition(".")[0] not in snapshots:
+                    path.unlink(missing_ok=True)
+
+    async def _reconcile_one(self, sandbox: Sandbox, abandoned: bool) -> None:
+        with contextlib.suppress(NotFound), try_locked(self._locks / sandbox.id) as free:
+            if free:
+                current = self.get(sandbox.id)
+                driver = self.driver(current.driver)
+                runs = current.state in {State.RUNNING, State.STANDBY}
+                rests = current.state in {State.STOPPED, State.HIBERNATED}
+                alive = driver.alive(current.id)
+                if not ((runs and alive) or (rests and not alive)) or driver.paused(current.id):
+                    # Whoever uses one that cannot be mended is told then.
+                    with contextlib.suppress(SandboxError):
+                        await self._mend(current)
+            if abandoned:  # its machine, if that still runs, is found again with all it holds
+                self._store.change(sandbox.id, owner="", kernel_id="")
+
+    def _worthless(self, sandbox: Sandbox) -> bool:
+        """Whether nothing is lost with a sandbox whose process is gone."""
+        unborn = sandbox.state is State.STARTING and not sandbox.snapshot
+        return self.disposable(sandbox) or (unborn and not self.usage(sandbox.id).disk)
+
+    def _at_rest(self) -> bool:
+        """Whether no verb is under way on any sandbox, nor has been a moment ago; forgets unused locks."""
+        known = {sandbox.id for sandbox in self._store.all()}
+        for path in self._locks.iterdir():
+            name, _, kind = path.name.partition(".")
+            if kind or name == "capacity" or name.startswith("standby-"):
+                continue
+            with try_locked(path) as free:
+                if not free:
+                    return False
+                if name not in known:
+                    path.unlink(missing_ok=True)
+        return True
+
+    async def _mend(self, sandbox: Sandbox) -> Sandbox:
+        """End what a process that died left half-done. Called with the lock of the sandbox held."""
+        driver = self.driver(sandbox.driver)
+        alive = driver.alive(sandbox.id)
+        match sandbox.state:
+            case State.RUNNING if alive:
+                await driver.resume(sandbox.id)
+                return sandbox
+            case State.STANDBY | State.RESTORING:
+                return sandbox
+            case State.STOPPED | State.HIBERNATED:
+                if alive:
+                    await driver.stop(sandbox.id, grace=0)
+                return sandbox
+        if alive and sandbox.state is State.STOPPING:
+            with contextlib.suppress(SandboxError):
+                await unless_ended(driver, sandbox.id, self._sync(sandbox, _MEND_SECONDS))
+        await driver.stop(sandbox.id, grace=0)
+        return self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)
 
     # How a machine comes to life.
 
@@ -349,12 +453,15 @@ class Lifecycle:
             notebook=notebook,
             owner=owner.this_process(),
         )
-        async with self._capacity():
-            await self._make_room(sandbox, image, keep_standbys=state is State.STANDBY)
-            self._store.add(sandbox)
         try:
-            endpoint = await driver.start(sandbox.id, template)
-            return await self._adopt(sandbox.id, driver, endpoint, template.keys, state, ADOPT_SECONDS)
+            async with self._lock(sandbox.id):
+                async with self._capacity():
+                    await self._make_room(sandbox, image, keep_standbys=state is State.STANDBY)
+                    self._store.add(sandbox)
+                faults.point("create.recorded")
+                endpoint = await driver.start(sandbox.id, template)
+                faults.point("create.started")
+                return await self._adopt(sandbox.id, driver, endpoint, template.keys, state, ADOPT_SECONDS)
         except BaseException:
             await self.delete(sandbox.id)
             raise
@@ -386,8 +493,10 @@ class Lifecycle:
                 ),
             )
             await link.set_clock()
+            faults.point("adopt.named")
             with contextlib.suppress(OutcomeUnknown):  # its only answer is that the link breaks
                 await link.request("rekey", timeout=ADOPT_SECONDS)
+        faults.point("adopt.rekeyed")
         waiting = state is State.STANDBY
         if waiting:
             async with AgentLink(endpoint, own) as link:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jupyter_vsandbox import faults
 from jupyter_vsandbox.core import owner
 from jupyter_vsandbox.core.lifecycle import ADOPT_SECONDS, Lifecycle, unless_ended
 from jupyter_vsandbox.domain.errors import (
@@ -22,12 +22,13 @@ from jupyter_vsandbox.domain.errors import (
     InvalidRequest,
     InvalidState,
     NotFound,
+    Permanent,
     SandboxError,
     Unsupported,
 )
 from jupyter_vsandbox.domain.model import Cause, Sandbox, Snapshot, State
 from jupyter_vsandbox.domain.retention import Retention
-from jupyter_vsandbox.files import locked
+from jupyter_vsandbox.files import checksum, copy_whole, exhausted_if_full, locked
 from jupyter_vsandbox.link import AgentLink, new_keys
 from jupyter_vsandbox.runtimes import build
 from jupyter_vsandbox.settings import private_folder
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
 _HAS_MACHINE = frozenset({State.RUNNING, State.RESTORING, State.STOPPED, State.HIBERNATED})
+
+_FOR_LATER = frozenset({Cause.ASKED, Cause.HIBERNATION})
+"""Where the host may have another QEMU when it is wanted, and only the disk can be had."""
 
 _PREFIXES = {
     Cause.ASKED: "snapshot",
@@ -54,6 +58,14 @@ class SandboxService(Lifecycle):
     def history(self, sandbox_id: str) -> builtins.list[Snapshot]:
         """The snapshots of a sandbox, oldest first."""
         return self._store.snapshots(sandbox_id)
+
+    def get_snapshot(self, snapshot_id: str) -> Snapshot:
+        """One snapshot by its full id, of whichever sandbox.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return self._store.get_snapshot(snapshot_id)
 
     def find_snapshot(self, sandbox_id: str, wanted: str) -> Snapshot:
         """The snapshot of a sandbox that has the name `wanted`, or whose id begins so.
@@ -148,7 +160,8 @@ class SandboxService(Lifecycle):
             await self._check_usable(sandbox, target, memory=memory, cells=cells)
             rolled = await self._travel(sandbox, target, memory=memory)
         if cells:
-            shutil.copyfile(self.cells_of(target.id), sandbox.notebook)
+            faults.point("rollback.travelled")
+            copy_whole(self.cells_of(target.id), Path(sandbox.notebook))
         return rolled
 
     async def fork(
@@ -174,7 +187,9 @@ class SandboxService(Lifecycle):
                     begin = self._store.get_snapshot(sandbox.snapshot)
                 else:
                     begin = await self._snapshot(sandbox, Cause.FORK)
+        faults.point("fork.begun")
         fork = await self._new_at(sandbox, begin, memory=begin.memory, name=name, origin=sandbox.id)
+        faults.point("fork.restored")
         return self._store.change(fork.id, owner="")
 
     @contextlib.asynccontextmanager
@@ -238,6 +253,7 @@ class SandboxService(Lifecycle):
                 async with self._capacity():
                     await self._make_room(new, build.get(new.image, self.settings), keep_standbys=False)
                     self._store.add(new)
+                faults.point("fork.recorded")
                 return await self._put(new, begin, memory=memory)
         except BaseException:
             await self.delete(new.id)
@@ -264,10 +280,13 @@ class SandboxService(Lifecycle):
                 target = self._store.get_snapshot(fork.snapshot)
             else:
                 target = await self._snapshot(fork, Cause.FORK)
+            faults.point("promote.begun")
             async with self._settled(origin_id) as origin:
                 await self._check_usable(origin, target, memory=target.memory)
                 promoted = await self._travel(origin, target, memory=target.memory)
+                faults.point("promote.travelled")
                 self._store.move_history(fork_id, origin_id)
+            faults.point("promote.moved")
         await self.delete(fork_id)
         return promoted
 
@@ -285,7 +304,9 @@ class SandboxService(Lifecycle):
             await self._snapshot(
                 sandbox, Cause.HIBERNATION, resume=False, state=State.HIBERNATED, endpoint=None, keys=None
             )
+            faults.point("hibernate.recorded")
             await self.driver(sandbox.driver).stop(sandbox_id, grace=0)
+            faults.point("hibernate.ended")
             return self.get(sandbox_id)
 
     async def wake(self, sandbox_id: str) -> Sandbox:
@@ -300,14 +321,20 @@ class SandboxService(Lifecycle):
                 return sandbox
             if sandbox.state is not State.HIBERNATED:
                 raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.HIBERNATED, State.RUNNING})
-            point = self._store.get_snapshot(sandbox.snapshot)
-            async with self._capacity():
-                await self._make_room(sandbox, build.get(sandbox.image, self.settings), keep_standbys=False)
-                self._store.change(sandbox_id, state=State.RESTORING)
-            woken = await self._put(sandbox, point, memory=True)
-            if point.cause is Cause.HIBERNATION and point.sandbox == sandbox_id:
-                await self._remove_snapshots([point])
-            return self.get(woken.id)
+            return await self._wake(sandbox)
+
+    async def _wake(self, sandbox: Sandbox) -> Sandbox:
+        point = self._store.get_snapshot(sandbox.snapshot)
+        async with self._capacity():
+            await self._make_room(sandbox, build.get(sandbox.image, self.settings), keep_standbys=False)
+            self._store.change(sandbox.id, state=State.RESTORING)
+        faults.point("wake.recorded")
+        await self._put(sandbox, point, memory=True)
+        faults.point("wake.restored")
+        # Those of its own that nobody needs any more; more than one if a wake was cut off here.
+        hibernations = [s for s in self.history(sandbox.id) if s.cause is Cause.HIBERNATION]
+        await self._remove_snapshots(s for s in hibernations if s.machine == sandbox.id)
+        return self.get(sandbox.id)
 
     async def reset(self, sandbox_id: str) -> Sandbox:
         """Put a sandbox back to its clean image; what it leaves is a snapshot."""
@@ -316,11 +343,16 @@ class SandboxService(Lifecycle):
             image = build.get(sandbox.image, self.settings)
             template = await driver.template(image, sandbox.shape, new_keys(), self._warm)
             await self._leave(sandbox)
+            faults.point("reset.left")
             self._store.change(sandbox_id, state=State.RESTORING, endpoint=None, keys=None)
-            await driver.delete(sandbox_id)
+            faults.point("reset.recorded")
             try:
+                await driver.delete(sandbox_id)
+                faults.point("reset.deleted")
                 endpoint = await driver.start(sandbox_id, template)
+                faults.point("reset.started")
                 self._store.change(sandbox_id, snapshot="")
+                faults.point("reset.cleaned")
                 return await self._adopt(
                     sandbox_id, driver, endpoint, template.keys, State.RUNNING, ADOPT_SECONDS
                 )
@@ -337,15 +369,21 @@ class SandboxService(Lifecycle):
         async with self._settled(sandbox_id) as sandbox:
             if sandbox.owner and owner.lives(sandbox.owner):
                 raise Conflict(f"Sandbox {sandbox_id} is in use by another kernel; fork it to have your own.")
-            self._store.change(
+            mine = self._store.change(
                 sandbox_id,
                 owner=owner.this_process(),
                 kernel_id=kernel_id,
                 notebook=notebook or sandbox.notebook,
             )
-        if sandbox.state is State.STOPPED:
-            return await self.start(sandbox_id)
-        return await self.wake(sandbox_id)
+            try:
+                if mine.state is State.STOPPED:
+                    return await self._boot(mine)
+                return mine if mine.state is State.RUNNING else await self._wake(mine)
+            except BaseException:
+                self._store.change(
+                    sandbox_id, owner="", kernel_id=sandbox.kernel_id, notebook=sandbox.notebook
+                )
+                raise
 
     def bound(self, notebook: str, runtime: str) -> str:
         """The id of the sandbox of a notebook, unless a living process uses it; "" for none."""
@@ -376,11 +414,8 @@ class SandboxService(Lifecycle):
         """
         snapshot = self._store.get_snapshot(snapshot_id)
         async with self._settled(snapshot.sandbox):
-            for sandbox in self.list():
-                asleep = sandbox.state in {State.HIBERNATED, State.RESTORING}
-                if asleep and sandbox.snapshot == snapshot_id:
-                    raise Conflict(f"Sandbox {sandbox.id} is hibernated at {snapshot.name!r}; wake it first.")
-            await self._remove_snapshots([snapshot])
+            if asleep := await self._remove_snapshots([snapshot]):
+                raise Conflict(f"Sandbox {asleep} is hibernated at {snapshot.name!r}; wake it first.")
 
     # The parts of a verb. All are called with the sandbox's lock held.
 
@@ -389,20 +424,15 @@ class SandboxService(Lifecycle):
         """Hold the lock of a sandbox; a verb that was cut off by its process's end is undone first."""
         self.get(sandbox_id)
         async with self._lock(sandbox_id):
-            sandbox = self.get(sandbox_id)
-            driver = self.driver(sandbox.driver)
-            alive = driver.alive(sandbox_id)
-            if sandbox.state is State.RESTORING:
-                sandbox = await self._asleep(sandbox)
-            elif sandbox.state is State.HIBERNATED and alive:
-                await driver.stop(sandbox_id, grace=0)
-            elif sandbox.state is State.RUNNING and not alive:
-                sandbox = self._store.change(sandbox_id, state=State.STOPPED, endpoint=None, keys=None)
-            elif sandbox.state is State.RUNNING:
-                await driver.resume(sandbox_id)
+            sandbox = await self._mend(self.get(sandbox_id))
             if sandbox.state not in _HAS_MACHINE:
                 raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, _HAS_MACHINE)
             yield sandbox
+
+    async def _mend(self, sandbox: Sandbox) -> Sandbox:
+        if sandbox.state is State.RESTORING:
+            return await self._asleep(sandbox)
+        return await super()._mend(sandbox)
 
     @contextlib.asynccontextmanager
     async def _between_cells(self, sandbox_id: str, now: bool) -> AsyncIterator[None]:
@@ -432,11 +462,12 @@ class SandboxService(Lifecycle):
             raise InvalidState(f"Sandbox {sandbox.id}", sandbox.state, {State.RUNNING, State.STOPPED})
         driver = self.driver(sandbox.driver)
         memory = memory and sandbox.state is State.RUNNING
-        if not memory:
+        if not memory or cause in _FOR_LATER:
             await self._sync(sandbox)
         snapshot_id = uuid.uuid4().hex[:12]
-        cells = self._keep_cells(sandbox, snapshot_id)
         try:
+            cells = self._keep_cells(sandbox, snapshot_id)
+            faults.point("snapshot.begun")
             saved = await driver.snapshot(sandbox.id, snapshot_id, memory=memory, resume=resume)
             snapshot = Snapshot(
                 id=snapshot_id,
@@ -453,21 +484,26 @@ class SandboxService(Lifecycle):
                 pause=saved.pause,
                 keys=sandbox.keys if memory else None,
             )
+            faults.point("snapshot.saved")
             self._store.add_snapshot(snapshot, **values)
         except BaseException:
-            self.cells_of(snapshot_id).unlink(missing_ok=True)
+            self._forget_files(snapshot_id)
             await driver.forget([snapshot_id])
             if not resume:
                 await driver.resume(sandbox.id)
             raise
+        faults.point("snapshot.recorded")
         return snapshot
 
     def _keep_cells(self, sandbox: Sandbox, snapshot_id: str) -> bool:
         notebook = Path(sandbox.notebook)
         if not sandbox.notebook or not notebook.is_file():
             return False
-        private_folder(self.cells_of(snapshot_id).parent)
-        shutil.copyfile(notebook, self.cells_of(snapshot_id))
+        kept = self.cells_of(snapshot_id)
+        private_folder(kept.parent)
+        copy_whole(notebook, kept)
+        with exhausted_if_full(kept.parent):
+            self._checksum_of(snapshot_id).write_text(checksum(kept))
         return True
 
     async def _check_usable(
@@ -481,7 +517,14 @@ class SandboxService(Lifecycle):
             )
         if cells and not (target.cells and sandbox.notebook):
             raise InvalidRequest(f"Snapshot {target.name!r} holds no cells, or no notebook is known.")
+        if cells and not self._cells_whole(target.id):
+            raise Permanent(f"{self.cells_of(target.id)} is damaged: go back without the cells.")
         await self.driver(sandbox.driver).check_snapshot(target.id, memory=memory)
+
+    def _cells_whole(self, snapshot_id: str) -> bool:
+        cells, kept = self.cells_of(snapshot_id), self._checksum_of(snapshot_id)
+        # Earlier versions kept no checksum.
+        return cells.exists() and (not kept.exists() or kept.read_bytes() == checksum(cells).encode())
 
     async def _leave(self, sandbox: Sandbox) -> None:
         """Snapshot what is about to be left; a hibernated sandbox is one already."""
@@ -491,6 +534,7 @@ class SandboxService(Lifecycle):
     async def _travel(self, sandbox: Sandbox, target: Snapshot, *, memory: bool) -> Sandbox:
         """Put a sandbox to `target`; where that fails, back to what it left."""
         await self._leave(sandbox)
+        faults.point("rollback.left")
         left = self.get(sandbox.id).snapshot
         async with self._capacity():
             if memory and sandbox.state is not State.RUNNING:
@@ -498,6 +542,7 @@ class SandboxService(Lifecycle):
             self._store.change(
                 sandbox.id, state=State.RESTORING, snapshot=target.id, endpoint=None, keys=None
             )
+        faults.point("rollback.recorded")
         try:
             return await self._put(sandbox, target, memory=memory)
         except SandboxError:
@@ -511,6 +556,7 @@ class SandboxService(Lifecycle):
         driver = self.driver(sandbox.driver)
         try:
             await driver.stop(sandbox.id, grace=0)
+            faults.point("restore.begun")
             endpoint = await driver.restore(sandbox.id, target.id, memory=memory)
             if endpoint is None or target.keys is None:
                 return self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)
@@ -523,18 +569,25 @@ class SandboxService(Lifecycle):
                 resumed = link.request("resume", timeout=ADOPT_SECONDS, entropy=os.urandom(64).hex())
                 await unless_ended(driver, sandbox.id, resumed)
                 await link.set_clock()
+            faults.point("restore.resumed")
             return self._store.change(sandbox.id, state=State.RUNNING, endpoint=endpoint, keys=target.keys)
         except BaseException:
             await self._asleep(sandbox)
             raise
 
     async def _asleep(self, sandbox: Sandbox) -> Sandbox:
-        """What a restore that did not end well comes to: no machine, and the snapshot to wake from."""
-        await self.driver(sandbox.driver).stop(sandbox.id, grace=0)
+        """What a restore that did not end well comes to: no machine, and the snapshot to wake from.
+
+        One without memory is completed: its disk is put back.
+        """
+        driver = self.driver(sandbox.driver)
+        await driver.stop(sandbox.id, grace=0)
         memory = False
         if current := self.get(sandbox.id).snapshot:
-            with contextlib.suppress(NotFound):
+            with contextlib.suppress(SandboxError):
                 memory = self._store.get_snapshot(current).memory
+                if not memory:
+                    await driver.restore(sandbox.id, current, memory=False)
         state = State.HIBERNATED if memory else State.STOPPED
         return self._store.change(sandbox.id, state=state, endpoint=None, keys=None)
 
@@ -548,13 +601,20 @@ class SandboxService(Lifecycle):
         needed = {sandbox.snapshot for sandbox in self.list()}
         await self._remove_snapshots(retention.expired(self.history(sandbox_id), needed, time.time()))
 
-    async def _remove_snapshots(self, snapshots: Iterable[Snapshot]) -> None:
-        snapshots = list(snapshots)
+    async def _remove_snapshots(self, snapshots: Iterable[Snapshot]) -> str:
+        """Remove snapshots, but none that a sandbox is hibernated at; returns such a sandbox, or ""."""
+        asleep = ""
+        gone: builtins.list[Snapshot] = []
         for snapshot in snapshots:
-            self._store.remove_snapshot(snapshot.id)
+            if found := self._store.remove_snapshot(snapshot.id):
+                asleep = found
+                continue
+            faults.point("forget.recorded")
             self._forget_files(snapshot.id)
-        if snapshots:
-            await self.driver(self.get(snapshots[0].sandbox).driver).forget([s.id for s in snapshots])
+            gone.append(snapshot)
+        if gone:
+            await self.driver(self.get(gone[0].sandbox).driver).forget([s.id for s in gone])
+        return asleep
 
 
 def _free_name(cause: Cause, taken: set[str]) -> str:

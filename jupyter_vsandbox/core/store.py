@@ -9,7 +9,14 @@ import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from jupyter_vsandbox.domain.errors import Conflict, InvalidState, NotFound, Permanent
+from jupyter_vsandbox.domain.errors import (
+    Conflict,
+    Exhausted,
+    InvalidState,
+    NotFound,
+    Permanent,
+    Transient,
+)
 from jupyter_vsandbox.domain.model import (
     Cause,
     Endpoint,
@@ -67,6 +74,8 @@ _MIGRATIONS = (
     """,
 )
 _BUSY_SECONDS = 30.0
+_ASLEEP = f"state IN ('{State.HIBERNATED}', '{State.RESTORING}')"
+"""Of a sandbox that is nothing but the snapshot it is at."""
 
 
 class Store:
@@ -86,7 +95,6 @@ class Store:
         self._db.row_factory = sqlite3.Row
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate(path)
         except sqlite3.DatabaseError as error:
@@ -114,28 +122,35 @@ class Store:
         self._db.close()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of the block, seen by nobody before its end, or nothing of it."""
-        with self._lock:
+    def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """All of the block, seen by nobody before its end, or nothing of it; if `durable`, for good.
+
+        Others may be lost with the host's power, the latest first.
+        """
+        with self._lock, _told():
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite undoes it by itself where the disk is full
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def add(self, sandbox: Sandbox) -> None:
         """Record a new sandbox.
 
         Raises:
             Conflict: its id is taken.
+            NotFound: the snapshot that it is to begin at is gone.
         """
         row = _to_row(sandbox)
         columns = ", ".join(row)
         marks = ", ".join(f":{name}" for name in row)
         try:
             with self._transaction() as db:
+                _require_snapshot(db, sandbox)
                 db.execute(f"INSERT INTO sandboxes ({columns}) VALUES ({marks})", row)  # noqa: S608
         except sqlite3.IntegrityError:
             raise Conflict(f"There is a sandbox {sandbox.id} already.") from None
@@ -227,11 +242,16 @@ class Store:
         row = _snapshot_row(snapshot)
         columns, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
         try:
-            with self._transaction() as db:
+            with self._transaction(durable=True) as db:
                 db.execute(f"INSERT INTO snapshots ({columns}) VALUES ({marks})", row)  # noqa: S608
                 return _change(db, snapshot.sandbox, None, values | {"snapshot": snapshot.id})
         except sqlite3.IntegrityError:
             raise Conflict(f"Sandbox {snapshot.sandbox} has a snapshot {snapshot.name!r} already.") from None
+
+    def snapshot_ids(self) -> set[str]:
+        """The ids of all snapshots."""
+        with self._lock:
+            return {row["id"] for row in self._db.execute("SELECT id FROM snapshots")}
 
     def snapshots(self, sandbox_id: str) -> list[Snapshot]:
         """The history of a sandbox, oldest first."""
@@ -253,9 +273,19 @@ class Store:
             raise NotFound(f"There is no snapshot {snapshot_id}.")
         return _to_snapshot(row)
 
-    def remove_snapshot(self, snapshot_id: str) -> None:
-        """Forget a snapshot; those that followed it then follow its parent. Harmless twice."""
+    def remove_snapshot(self, snapshot_id: str) -> str:
+        """Forget a snapshot; those that followed it then follow its parent. Harmless twice.
+
+        Returns:
+            the sandbox that is hibernated at it, or on its way there: then nothing is done; else "".
+        """
         with self._transaction() as db:
+            asleep = db.execute(
+                f"SELECT id FROM sandboxes WHERE snapshot = ? AND {_ASLEEP}",  # noqa: S608
+                (snapshot_id,),
+            ).fetchone()
+            if asleep is not None:
+                return str(asleep["id"])
             row = db.execute("DELETE FROM snapshots WHERE id = ? RETURNING parent", (snapshot_id,)).fetchone()
             if row is not None:
                 for table, column in (("snapshots", "parent"), ("sandboxes", "snapshot")):
@@ -263,6 +293,7 @@ class Store:
                         f"UPDATE {table} SET {column} = ? WHERE {column} = ?",  # noqa: S608
                         (row["parent"], snapshot_id),
                     )
+        return ""
 
     def move_history(self, source: str, target: str) -> None:
         """Make the history of one sandbox part of another's; names that are taken get a suffix."""
@@ -274,10 +305,33 @@ class Store:
                 {"source": source, "target": target},
             )
 
-    def remove(self, sandbox_id: str) -> None:
-        """Forget a sandbox and its history. Harmless twice."""
+    def remove(self, sandbox_id: str) -> list[str]:
+        """Forget a sandbox and its history. Harmless twice.
+
+        A snapshot that another sandbox is hibernated at, or on its way to, becomes that one's.
+
+        Returns:
+            the ids of the snapshots that are gone.
+        """
         with self._transaction() as db:
+            heirs = db.execute(
+                "SELECT snapshots.id, snapshots.name, min(sandboxes.id) AS heir "  # noqa: S608
+                "FROM snapshots JOIN sandboxes ON sandboxes.snapshot = snapshots.id "
+                f"WHERE snapshots.sandbox = :gone AND sandboxes.id != :gone AND sandboxes.{_ASLEEP} "
+                "GROUP BY snapshots.id",
+                {"gone": sandbox_id},
+            ).fetchall()
+            for row in heirs:
+                taken = db.execute(
+                    "SELECT 1 FROM snapshots WHERE sandbox = ? AND name = ?", (row["heir"], row["name"])
+                ).fetchone()
+                name = f"{row['name']}-{sandbox_id}" if taken else row["name"]
+                db.execute(
+                    "UPDATE snapshots SET sandbox = ?, name = ? WHERE id = ?", (row["heir"], name, row["id"])
+                )
+            gone = db.execute("SELECT id FROM snapshots WHERE sandbox = ?", (sandbox_id,)).fetchall()
             db.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
+        return [row["id"] for row in gone]
 
 
 def _change(
@@ -293,10 +347,33 @@ def _change(
         raise InvalidState(subject, before.state, {expected})
     if target != before.state:
         check_transition(subject, before.state, target)
-    new = _to_row(Sandbox(**{**before.__dict__, **values}))
+    after = Sandbox(**{**before.__dict__, **values})
+    if "snapshot" in values:
+        _require_snapshot(db, after)
+    new = _to_row(after)
     assignments = ", ".join(f"{name} = :{name}" for name in new)
     db.execute(f"UPDATE sandboxes SET {assignments} WHERE id = :id", new)  # noqa: S608
     return _from_row(new)
+
+
+def _require_snapshot(db: sqlite3.Connection, sandbox: Sandbox) -> None:
+    """Nobody sets out for a snapshot that is gone: here, where nobody can remove it meanwhile."""
+    found = db.execute("SELECT 1 FROM snapshots WHERE id = ?", (sandbox.snapshot,)).fetchone()
+    if sandbox.snapshot and found is None:
+        raise NotFound(f"There is no snapshot {sandbox.snapshot} any more.")
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Errors of SQLite that have to do with the host, in the project's words."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise Exhausted("The disk is full: the store of sandboxes cannot be written.") from error
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise Transient(f"The store of sandboxes was busy for {_BUSY_SECONDS:g} s; try again.") from error
+        raise
 
 
 def _snapshot_row(snapshot: Snapshot) -> dict[str, Any]:

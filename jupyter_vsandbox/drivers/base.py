@@ -141,7 +141,17 @@ class Driver(Protocol):
         """Raise what `restore` would: called before a machine is ended to be put there."""
 
     async def resume(self, machine_id: str) -> None:
-        """Let a machine run on that a `snapshot` left paused, on purpose or because it was cut off."""
+        """Let a machine run on that stands still.
+
+        A `snapshot` left it so, on purpose or because it was cut off, or it could not write its disk
+        (`stalled`); where that is so still, it stands still again at once. Harmless on any other.
+        """
+
+    def paused(self, machine_id: str) -> bool:
+        """Whether a `snapshot` has paused the machine; where nobody is at work on it, `resume` is due."""
+
+    async def stalled(self, machine_id: str) -> str:
+        """Why a running machine stands still by itself, "" if it does not: the host's disk is full."""
 
     async def forget(self, snapshot_ids: Collection[str]) -> None:
         """Remove snapshots. What others or running machines share with them stays. Harmless twice."""
@@ -168,6 +178,19 @@ class Driver(Protocol):
 
     def machines(self) -> set[str]:
         """The ids of all machines that have anything on this host, running or not."""
+
+    def debris(self) -> Collection[str]:
+        """What may have been left behind by processes that died, for `sweep` to look at."""
+
+    async def sweep(self, debris: Collection[str], snapshots: Collection[str]) -> None:
+        """Remove of `debris` what is no part of `snapshots` or of a machine.
+
+        Called when no verb has been under way since `debris` was asked for.
+
+        Args:
+            debris: what `debris` said.
+            snapshots: all that there are.
+        """
 
     def remove_templates(self, image_id: str) -> None:
         """Forget the templates of an image. Clones that run are not disturbed."""

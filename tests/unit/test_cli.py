@@ -42,6 +42,7 @@ class Driver:
         self.deleted = []
         self.without_templates = []
         self.broken = None
+        self.full = ""
 
     def usage(self, machine_id):
         return Usage(memory=40 * MIB, disk=3 * MIB, cpu=1.5)
@@ -58,6 +59,21 @@ class Driver:
 
     def machines(self):
         return set()
+
+    def paused(self, machine_id):
+        return False
+
+    async def resume(self, machine_id):
+        pass
+
+    async def stalled(self, machine_id):
+        return self.full
+
+    def debris(self):
+        return set()
+
+    async def sweep(self, debris, snapshots):
+        pass
 
     def remove_templates(self, image_id):
         self.without_templates.append(image_id)
@@ -243,6 +259,7 @@ def test_list_as_json(sandboxes, run):
         "image": IMAGE.id,
         "driver": "qemu",
         "state": "running",
+        "stalled": None,
         "created": "2023-11-14T22:13:20+00:00",
         "kernel_id": "k",
         "notebook": "work/\x1b[31mplot.ipynb",
@@ -255,6 +272,14 @@ def test_list_as_json(sandboxes, run):
     }
     assert SECRET not in out
     assert "\x1b" not in out
+
+
+def test_list_says_what_stands_still_and_why(sandboxes, driver, run):
+    driver.full = "the disk of /here is full"
+    code, out, err = run("list")
+    assert code == 0
+    assert out.count("stalled") == 3
+    assert "the disk of /here is full" in err
 
 
 def test_list_as_a_table(sandboxes, run):

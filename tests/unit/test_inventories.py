@@ -111,7 +111,8 @@ def test_a_machine_on_its_way_cannot_be_asked():
 
 
 def test_only_a_stopped_machine_is_copied_as_it_is_now(service):
-    service._store.change(SANDBOX.id, state=State.STARTING)
+    for state in (State.STARTING, State.STANDBY):
+        service._store.change(SANDBOX.id, state=state)
 
     async def copy():
         async with service.copy(SANDBOX.id):

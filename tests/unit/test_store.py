@@ -203,3 +203,65 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(path):
     store.add_snapshot(snapshot(1))
     assert store.get("a1").snapshot == "s1"
     store.close()
+
+
+def at(store, sandbox_id, snapshot_id, state):
+    """A sandbox that was forked at a snapshot and is in a state."""
+    store.add(replace(SANDBOX, id=sandbox_id, snapshot=snapshot_id, state=State.RESTORING))
+    if state is not State.RESTORING:
+        store.change(sandbox_id, state=state)
+
+
+@pytest.mark.parametrize("state", [State.HIBERNATED, State.RESTORING])
+def test_a_snapshot_that_a_sandbox_sleeps_at_stays(store, state):
+    store.add(SANDBOX)
+    store.add_snapshot(snapshot(1))
+    at(store, "b2", snapshot(1).id, state)
+    assert store.remove_snapshot(snapshot(1).id) == "b2"
+    assert store.get_snapshot(snapshot(1).id) == snapshot(1)
+    store.remove("b2")
+    assert store.remove_snapshot(snapshot(1).id) == ""
+    assert store.snapshot_ids() == set()
+
+
+@pytest.mark.parametrize("state", [State.HIBERNATED, State.RESTORING])
+def test_what_a_fork_sleeps_at_outlives_its_origin(store, state):
+    store.add(SANDBOX)
+    store.add_snapshot(snapshot(1))
+    store.add_snapshot(snapshot(2))
+    for fork in ("b2", "c3"):
+        at(store, fork, snapshot(1).id, state)
+    assert store.remove(SANDBOX.id) == ["s2"]
+    assert store.snapshots("b2") == [replace(snapshot(1), sandbox="b2")]
+    assert store.remove("b2") == []
+    assert store.remove("c3") == [snapshot(1).id]
+
+
+def test_what_a_fork_inherits_gets_a_name_that_is_free(store):
+    store.add(SANDBOX)
+    store.add_snapshot(snapshot(1))
+    at(store, "b2", snapshot(1).id, State.RUNNING)
+    store.add_snapshot(replace(snapshot(1), id="s2", sandbox="b2", machine="b2"))
+    store.change("b2", state=State.RESTORING, snapshot=snapshot(1).id)
+    store.remove(SANDBOX.id)
+    assert {s.name for s in store.snapshots("b2")} == {snapshot(1).name, f"{snapshot(1).name}-a1"}
+
+
+def test_nobody_sets_out_for_a_snapshot_that_is_gone(store):
+    store.add(replace(SANDBOX, state=State.RUNNING))
+    with pytest.raises(errors.NotFound, match="s9"):
+        store.add(replace(SANDBOX, id="b2", snapshot="s9"))
+    with pytest.raises(errors.NotFound, match="s9"):
+        store.change("a1", state=State.RESTORING, snapshot="s9")
+    assert store.get("a1").state is State.RUNNING
+
+
+def test_a_full_disk_is_told_and_what_was_there_stays(store):
+    store.add(SANDBOX)
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(errors.Exhausted, match="disk is full"):
+        [store.add(replace(SANDBOX, id=f"b{number}")) for number in range(1000)]
+    store._db.execute("PRAGMA max_page_count = 100000")
+    store.add(replace(SANDBOX, id="later"))
+    assert {"a1", "later"} <= {sandbox.id for sandbox in store.all()}

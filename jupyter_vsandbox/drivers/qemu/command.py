@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox.guest import protocol
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from jupyter_vsandbox.domain.model import Shape
 
+MACHINE = "q35"
 KEYS_ENTRY = "opt/org.jupyter.vsandbox/link"
 
 
@@ -50,6 +52,16 @@ class Command:
     share: bool = False
     resume: bool = False
 
+    @property
+    def cpu(self) -> str:
+        """QEMU's name of the processor that the guest sees."""
+        return "max" if self.accelerator == "tcg" else "host"
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices, in their order."""
+        return [value.partition(",")[0] for name, value in pairwise(self.argv()) if name == "-device"]
+
     def argv(self) -> list[str]:
         """The arguments, monitor excepted."""
         megabytes = self.shape.memory >> 20
@@ -68,11 +80,11 @@ class Command:
             f"tcg,thread=multi,tb-size={self.translation_cache >> 20}" if tcg else self.accelerator,
             # A device state as `xen-save-devices-state` writes it has no description section.
             "-machine",
-            "q35,memory-backend=m,suppress-vmdesc=on",
+            f"{MACHINE},memory-backend=m,suppress-vmdesc=on",
             "-object",
             memory,
             "-cpu",
-            "max" if tcg else "host",
+            self.cpu,
             "-smp",
             str(self.shape.vcpus),
             "-m",

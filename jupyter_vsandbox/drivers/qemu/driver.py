@@ -16,17 +16,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Unsupported
+from jupyter_vsandbox import faults
+from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Permanent, Transient, Unsupported
 from jupyter_vsandbox.domain.model import Endpoint, Usage
 from jupyter_vsandbox.drivers.base import Capabilities, Saved
-from jupyter_vsandbox.drivers.qemu import accel, template
+from jupyter_vsandbox.drivers.qemu import accel, fitting, template
 from jupyter_vsandbox.drivers.qemu.checks import checks
 from jupyter_vsandbox.drivers.qemu.command import Command, disk_node
-from jupyter_vsandbox.drivers.qemu.disk import size
+from jupyter_vsandbox.drivers.qemu.disk import require_room, size
 from jupyter_vsandbox.drivers.qemu.memory import capture, copy_with, differing, load, prepare, put_back
 from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, STATE, Point, Points, checksums
 from jupyter_vsandbox.drivers.qemu.process import Qemu
-from jupyter_vsandbox.files import new_folder, write_private
+from jupyter_vsandbox.files import exhausted_if_full, new_folder, write_private
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _KEYS = "keys.json"
 _ORIGIN = "origin.json"
 _PAUSED = "paused"
 _WHOLE = "memory"
+_MAKING = "t"  # of the socket folders of those who make a template
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class QemuDriver:
         folder = private_folder(self._settings.templates) / template.template_id(image, command, version)
         if (ready := template.load(folder)) is not None:
             return ready
-        sockets = private_folder(self._settings.sockets / f"t{os.getpid()}")
+        sockets = private_folder(self._settings.sockets / f"{_MAKING}{os.getpid()}")
         try:
             return await template.ensure(folder, sockets, image, command, keys, warm)
         finally:
@@ -95,13 +97,18 @@ class QemuDriver:
     async def start(self, machine_id: str, source: Template) -> Endpoint:
         """See `Driver`."""
         origin = self._settings.templates / source.id
+        folder = private_folder(self._settings.sandboxes) / machine_id
         try:
-            folder = private_folder(self._settings.sandboxes) / machine_id
-            folder.mkdir(mode=0o700)
-            write_private(folder / _KEYS, "{}")
-            self._set_disk(folder, await self._points.new_layer(origin / template.DISK))
-            self._set_origin(folder, Origin(source.id, ""))
-            return await self._launch(machine_id, self._clone(source, folder), origin / template.STATE)
+            with exhausted_if_full(folder.parent):
+                folder.mkdir(mode=0o700)
+                write_private(folder / _KEYS, "{}")
+                faults.point("create.folder")
+                layer = await self._points.new_layer(origin / template.DISK)
+                faults.point("create.layered")
+                self._set_disk(folder, layer)
+                self._set_origin(folder, Origin(source.id, ""))
+                faults.point("create.linked")
+                return await self._launch(machine_id, self._clone(source, folder), origin / template.STATE)
         except BaseException:
             await self.delete(machine_id)
             raise
@@ -112,14 +119,19 @@ class QemuDriver:
         if not (folder / _DISK).exists():
             raise NotFound(f"Sandbox {machine_id} has no disk any more; start a new one.")
         accelerator = await accel.probe(self._settings, Path(image.folder) / "vmlinuz")
-        (folder / _KEYS).unlink(missing_ok=True)
-        write_private(folder / _KEYS, json.dumps(asdict(keys)))
+        require_room(folder)
         try:
-            command = self._command(Path(image.folder), image.append, shape, accelerator.name, folder)
-            blank = await self._blank(image, command)
-            self._set_origin(folder, Origin(blank.id, ""))
-            ram = self._settings.templates / blank.id / template.RAM
-            return await self._launch(machine_id, replace(command, disk=(folder / _DISK).resolve(), ram=ram))
+            with exhausted_if_full(folder):
+                (folder / _KEYS).unlink(missing_ok=True)
+                write_private(folder / _KEYS, json.dumps(asdict(keys)))
+                faults.point("start.keyed")
+                command = self._command(Path(image.folder), image.append, shape, accelerator.name, folder)
+                blank = await self._blank(image, command)
+                self._set_origin(folder, Origin(blank.id, ""))
+                faults.point("start.based")
+                ram = self._settings.templates / blank.id / template.RAM
+                command = replace(command, disk=(folder / _DISK).resolve(), ram=ram)
+                return await self._launch(machine_id, command)
         except BaseException:
             await self.stop(machine_id, grace=0)
             raise
@@ -134,14 +146,25 @@ class QemuDriver:
         origin = self._origin(folder)
         if memory and (process is None or origin is None):
             raise InvalidState(f"Sandbox {machine_id}", "not running", {"running"})
+        source = self._template(origin.template) if memory and origin is not None else None
+        if memory and source is None:
+            raise Unsupported(f"The template of sandbox {machine_id} is gone: only its disk can be kept.")
         layer = (folder / _DISK).resolve()
         above = await self._points.new_layer(layer)
+        faults.point("snapshot.layered")
         pause = 0.0
         pages: Pages | None = None
+        snapshots = private_folder(self._settings.snapshots)
         try:
-            with new_folder(private_folder(self._settings.snapshots) / snapshot_id) as draft:
+            with (
+                exhausted_if_full(snapshots),
+                new_folder(snapshots / snapshot_id) as draft,
+                exhausted_if_full(snapshots),
+            ):
+                faults.point("snapshot.drafted")
                 if process is None:
                     self._set_disk(folder, above)
+                    faults.point("snapshot.linked")
                 else:
                     ram = self._settings.templates / origin.template / template.RAM if origin else Path()
                     room = None
@@ -152,27 +175,35 @@ class QemuDriver:
                         await execute.end_flatten(complete=len(self._points.below(layer)) > 2 * MAX_DEPTH)
                         name = f"layer-{above.stem}"
                         await execute("blockdev-add", **disk_node(name, above) | {"backing": None})
+                        faults.point("snapshot.attached")
                         top = await execute.top_node()
                         (folder / _PAUSED).touch()
                         begin = time.perf_counter()
                         await execute("stop")
                         try:
+                            faults.point("snapshot.paused")
                             if memory:
                                 await execute.save_devices(draft / STATE)
+                                faults.point("snapshot.devices")
                                 with contextlib.suppress(OSError):
                                     if room is not None:
                                         pages = await asyncio.to_thread(capture, process.pid, ram, room)
+                                faults.point("snapshot.captured")
                                 if pages is None:
                                     await execute.save_memory(draft / _WHOLE, ram.stat().st_size)
                             await execute("blockdev-snapshot", node=top, overlay=name)
+                            faults.point("snapshot.switched")
                             self._set_disk(folder, above)
+                            faults.point("snapshot.linked")
                         finally:
                             if resume:
                                 await execute("cont")
+                                faults.point("snapshot.resumed")
                                 (folder / _PAUSED).unlink()
                         pause = time.perf_counter() - begin
-                kept = origin if memory else None
-                await asyncio.to_thread(self._keep, draft, snapshot_id, layer, kept, pages)
+                await asyncio.to_thread(self._keep, draft, snapshot_id, layer, origin, source, pages)
+                faults.point("snapshot.kept")
+            faults.point("snapshot.named")
         except BaseException:
             await self.resume(machine_id)
             if (folder / _DISK).resolve() != above:
@@ -180,19 +211,31 @@ class QemuDriver:
             raise
         if memory and origin is not None:
             self._set_origin(folder, Origin(origin.template, snapshot_id))
+        faults.point("snapshot.based")
         if resume and process is not None:
             await self._flatten(qemu, above)
         return Saved(self._points.size(snapshot_id), pause)
 
     def _keep(
-        self, draft: Path, snapshot_id: str, layer: Path, origin: Origin | None, pages: Pages | None
+        self,
+        draft: Path,
+        snapshot_id: str,
+        layer: Path,
+        origin: Origin | None,
+        source: Template | None,
+        pages: Pages | None,
     ) -> None:
-        """Complete a snapshot's folder: of memory, if it has an `origin`, only what the chain lacks."""
+        """Complete a snapshot's folder: of memory, if there is a `source`, only what the chain lacks."""
         point = Point(snapshot_id, layer.name)
-        if origin is not None:
-            chain, base = self._points.chain(origin.base), origin.base
+        if origin is not None and source is not None:
+            chain: list[Point] = []
+            with contextlib.suppress(NotFound, Permanent):  # damaged, it is not built on
+                chain = self._points.chain(origin.base)
+            base = origin.base
             if len(chain) >= MAX_DEPTH or not self._points.pages_whole(chain):
-                chain, base = [], ""
+                chain = []
+            if not chain:
+                base = ""
             known = [load(self._points.path(each.id)) for each in chain]
             if pages is None:
                 pages = differing(
@@ -200,84 +243,102 @@ class QemuDriver:
                 )
                 (draft / _WHOLE).unlink()
             pages.without(known).write(draft)
-            point = Point(
-                snapshot_id, layer.name, True, origin.template, base, self._machine(origin.template)
-            )
-        self._points.write(
-            draft, replace(point, checksums=checksums(draft, layer, memory=origin is not None))
-        )
+            point = Point(snapshot_id, layer.name, True, origin.template, base, self._facts(source))
+        sums = checksums(draft, layer, memory=source is not None)
+        self._points.write(draft, replace(point, checksums=sums, below=self._points.sums_below(layer)))
 
     async def restore(self, machine_id: str, snapshot_id: str, *, memory: bool = True) -> Endpoint | None:
         """See `Driver`."""
         point = self._points.get(snapshot_id)
         if memory:
-            self._check_loadable(point)
+            await self._check_loadable(point)
         folder = private_folder(self._settings.sandboxes) / machine_id
         fresh = not folder.exists()
+        above: Path | None = None
+        verified = asyncio.create_task(asyncio.to_thread(self._points.verify, point, memory=memory))
+        verified.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            verified = asyncio.create_task(asyncio.to_thread(self._points.verify, point, memory=memory))
-            above = await self._points.new_layer(self._points.layers / point.disk)
-            before = (folder / _DISK).resolve()
-            (folder / _KEYS).unlink(missing_ok=True)
-            write_private(folder / _KEYS, "{}")
-            if not memory:
-                await verified
-                self._set_disk(folder, above)
-                (folder / _ORIGIN).unlink(missing_ok=True)
-                endpoint = None
-            else:
-                source = template.load(self._settings.templates / point.template)
-                if source is None:
-                    raise NotFound(f"The template of snapshot {snapshot_id} is gone.")
-                origin = self._settings.templates / source.id
-                layers = [self._points.path(each.id) for each in self._points.chain(snapshot_id)]
-                command = replace(self._clone(source, folder), disk=above)
-                await self._qemu(machine_id).end()
-                (folder / _PAUSED).unlink(missing_ok=True)
-                private_folder(self._settings.sockets / machine_id)
-
-                async def fill(pid: int) -> None:
-                    try:
-                        await asyncio.to_thread(put_back, pid, origin / template.RAM, layers)
-                    except OSError as error:
-                        raise Unsupported(str(error)) from error
+            with exhausted_if_full(folder.parent):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                above = await self._points.new_layer(self._points.layers / point.disk)
+                faults.point("restore.layered")
+                before = (folder / _DISK).resolve()
+                (folder / _KEYS).unlink(missing_ok=True)
+                write_private(folder / _KEYS, "{}")
+                if not memory:
                     await verified
-
-                state = self._points.path(snapshot_id) / STATE
-                try:
-                    port = await self._qemu(machine_id).launch(command.argv(), state, fill)
-                except Unsupported:
-                    await verified
-                    own = folder / _WHOLE
-                    await asyncio.to_thread(copy_with, origin / template.RAM, layers, own)
-                    port = await self._qemu(machine_id).launch(replace(command, ram=own).argv(), state)
-                    own.unlink()  # its memory for as long as it runs
-                self._set_disk(folder, above)
-                self._set_origin(folder, Origin(source.id, snapshot_id))
-                await self._flatten(self._qemu(machine_id), above)
-                endpoint = Endpoint("127.0.0.1", port)
-            if before.parent == self._points.layers and before != above:
-                before.unlink(missing_ok=True)
+                    self._set_disk(folder, above)
+                    faults.point("restore.linked")
+                    (folder / _ORIGIN).unlink(missing_ok=True)
+                    endpoint = None
+                else:
+                    endpoint = await self._resume_at(machine_id, point, above, verified)
+                if before.parent == self._points.layers and before != above:
+                    before.unlink(missing_ok=True)
+                faults.point("restore.tidied")
         except BaseException:
+            if above is not None and (folder / _DISK).resolve() != above:
+                above.unlink(missing_ok=True)
             if fresh:
                 await self.delete(machine_id)
             raise
         return endpoint
 
+    async def _resume_at(
+        self, machine_id: str, point: Point, above: Path, verified: asyncio.Task[None]
+    ) -> Endpoint:
+        """Let a machine go on with the memory of a snapshot, and its disk a new layer above that one's."""
+        source = self._template(point.template)
+        if source is None:
+            raise NotFound(f"The template of snapshot {point.id} is gone.")
+        folder, origin = self._folder(machine_id), self._settings.templates / source.id
+        layers = [self._points.path(each.id) for each in self._points.chain(point.id)]
+        command = replace(self._clone(source, folder), disk=above)
+        await self._qemu(machine_id).end()
+        (folder / _PAUSED).unlink(missing_ok=True)
+        private_folder(self._settings.sockets / machine_id)
+
+        async def fill(pid: int) -> None:
+            try:
+                await asyncio.to_thread(put_back, pid, origin / template.RAM, layers)
+            except OSError as error:
+                raise Unsupported(str(error)) from error
+            await verified
+            faults.point("restore.filled")
+
+        state = self._points.path(point.id) / STATE
+        try:
+            port = await self._qemu(machine_id).launch(command.argv(), state, fill)
+        except Unsupported:
+            await verified
+            own = folder / _WHOLE
+            await asyncio.to_thread(copy_with, origin / template.RAM, layers, own)
+            port = await self._qemu(machine_id).launch(replace(command, ram=own).argv(), state)
+            own.unlink()  # its memory for as long as it runs
+        faults.point("restore.launched")
+        self._set_disk(folder, above)
+        faults.point("restore.linked")
+        self._set_origin(folder, Origin(source.id, point.id))
+        faults.point("restore.based")
+        await self._flatten(self._qemu(machine_id), above)
+        return Endpoint("127.0.0.1", port)
+
     async def check_snapshot(self, snapshot_id: str, *, memory: bool) -> None:
         """See `Driver`."""
         point = self._points.get(snapshot_id)
         if memory:
-            self._check_loadable(point)
+            await self._check_loadable(point)
         await asyncio.to_thread(self._points.verify, point, memory=memory)
 
     async def resume(self, machine_id: str) -> None:
         """See `Driver`."""
         folder = self._folder(machine_id)
-        if not (folder / _PAUSED).exists():
-            return
         qemu = self._qemu(machine_id)
+        if not self.paused(machine_id):
+            if await self.stalled(machine_id):
+                async with qemu.monitor() as execute:
+                    await execute("cont")
+            return
         if qemu.alive():
             async with qemu.monitor() as execute:
                 # Whether or not the snapshot came so far: what the machine writes to is its disk.
@@ -285,40 +346,72 @@ class QemuDriver:
                 await execute("cont")
         (folder / _PAUSED).unlink(missing_ok=True)
 
+    def paused(self, machine_id: str) -> bool:
+        """See `Driver`."""
+        return (self._folder(machine_id) / _PAUSED).exists()
+
+    async def stalled(self, machine_id: str) -> str:
+        """See `Driver`."""
+        qemu = self._qemu(machine_id)
+        if not qemu.alive():
+            return ""
+        try:
+            async with qemu.monitor() as execute:
+                status = (await execute("query-status"))["status"]
+        except Transient:  # it is about to end, or busy
+            return ""
+        # https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#enum-run-state-RunState
+        return f"the disk of {self._points.layers} is full" if status == "io-error" else ""
+
     async def forget(self, snapshot_ids: Collection[str]) -> None:
         """See `Driver`."""
         for snapshot_id in snapshot_ids:
             self._points.forget(snapshot_id)
         self._collect()
 
-    def _collect(self) -> None:
+    def debris(self) -> Collection[str]:
+        """See `Driver`."""
+        return {str(path) for path in self._points.debris()}
+
+    async def sweep(self, debris: Collection[str], snapshots: Collection[str]) -> None:
+        """See `Driver`."""
+        for name in template.drafts(self._settings.templates):
+            await template.clear_abandoned(self._settings.templates / name)
+        self._clear_sockets()
+        self._collect(self._points.sweep({Path(each) for each in debris}, snapshots))
+
+    def _clear_sockets(self) -> None:
+        for folder in self._settings.sockets.glob(f"{_MAKING}*"):
+            if not Path("/proc", folder.name.removeprefix(_MAKING)).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _collect(self, loose: Collection[Path] = ()) -> None:
         folders = [self._folder(machine_id) for machine_id in self.machines()]
+        # In this order: what a machine comes to build on meanwhile builds on what it builds on now.
         origins = [origin for folder in folders if (origin := self._origin(folder)) is not None]
-        self._points.collect(
-            (each.base for each in origins), ((folder / _DISK).resolve() for folder in folders)
-        )
+        disks = ((folder / _DISK).resolve() for folder in folders)
+        self._points.collect((each.base for each in origins), disks, loose)
 
-    def _machine(self, template_id: str) -> dict[str, str]:
-        """What a saved state depends on, beyond its template."""
-        return {"template": template_id, "QEMU version": accel.qemu_version()}
+    def _template(self, template_id: str) -> Template | None:
+        return template.load(self._settings.templates / template_id)
 
-    def _check_loadable(self, point: Point) -> None:
+    def _facts(self, source: Template) -> dict[str, str]:
+        return fitting.facts(source, self._clone(source, Path()))
+
+    async def _check_loadable(self, point: Point) -> None:
         """Raise `Unsupported` unless this host can load the memory of a snapshot."""
-        instead = "Its disk can be used all the same: ask for the disk only."
         if not point.memory:
-            raise Unsupported(f"Snapshot {point.id} has no memory. {instead}")
-        here = self._machine(point.template)
-        for name, there in point.machine.items():
-            if here.get(name) != there:
-                raise Unsupported(
-                    f"The memory of snapshot {point.id} needs {name} {there}; here it is {here.get(name)}. "
-                    f"{instead}"
-                )
-        if template.load(self._settings.templates / point.template) is None:
+            raise Unsupported(f"Snapshot {point.id} has no memory. {fitting.INSTEAD}")
+        source = self._template(point.template)
+        if source is None:
             raise Unsupported(
                 f"The memory of snapshot {point.id} needs the template {point.template}, which is gone. "
-                f"{instead}"
+                f"{fitting.INSTEAD}"
             )
+        here = self._facts(source)
+        if source.accelerator != "tcg":  # which every host has
+            here["accelerator"] = (await accel.probe(self._settings)).name
+        fitting.require(point, here)
 
     async def stop(self, machine_id: str, grace: float) -> None:
         """See `Driver`."""
@@ -330,19 +423,23 @@ class QemuDriver:
                     await process.wait()
         await qemu.end()
         shutil.rmtree(self._settings.sockets / machine_id, ignore_errors=True)
+        (self._folder(machine_id) / _WHOLE).unlink(missing_ok=True)
 
     async def delete(self, machine_id: str) -> None:
         """See `Driver`."""
         await self.stop(machine_id, grace=0)
+        faults.point("delete.ended")
         # Not in a thread: those are gone already when a process ends, and then it matters most.
         folder = self._folder(machine_id)
-        layer = (folder / _DISK).resolve()
+        layers = self._points.layers_of((folder / _DISK).resolve())
         origin = self._origin(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        if layer.parent == self._points.layers:
+        faults.point("delete.folder")
+        for layer in layers[:1]:
             layer.unlink(missing_ok=True)
-        if origin is not None and origin.base:  # a forgotten snapshot may have waited for this
-            self._collect()
+        faults.point("delete.layer")
+        if len(layers) > 1 or (origin is not None and origin.base):
+            self._collect(layers[1:])  # a forgotten snapshot may have waited for this
 
     async def wait_exit(self, machine_id: str) -> str:
         """See `Driver`."""
@@ -403,7 +500,7 @@ class QemuDriver:
     def _origin(self, folder: Path) -> Origin | None:
         try:
             return Origin(**json.loads((folder / _ORIGIN).read_text()))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: the host lost its power
             return None
 
     def _set_origin(self, folder: Path, origin: Origin) -> None:

@@ -7,24 +7,25 @@ snapshot that is forgotten stays as long as another one, or a machine, builds on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import struct
-import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from jupyter_vsandbox import faults
 from jupyter_vsandbox.domain.errors import NotFound, Permanent
 from jupyter_vsandbox.drivers.qemu.disk import create_overlay
 from jupyter_vsandbox.drivers.qemu.memory import INDEX, PAGES
-from jupyter_vsandbox.files import write_private
+from jupyter_vsandbox.files import checksum, write_private
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
 STATE = "state"
@@ -33,7 +34,7 @@ MAX_DEPTH = 10
 """So many snapshots, or layers, may stand on one another before one is written whole."""
 _MANIFEST = "manifest.json"
 _FORGOTTEN = "forgotten"
-_YOUNG_SECONDS = 120.0  # somebody may be about to refer to it
+_DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Point:
         base: the snapshot whose pages it builds on, "" for none.
         machine: what must be the same for the state to be loaded.
         checksums: SHA-256 of each file; ``disk`` is the layer.
+        below: SHA-256 of each layer that its own builds on, by name.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Point:
     base: str = ""
     machine: Mapping[str, str] = field(default_factory=dict)
     checksums: Mapping[str, str] = field(default_factory=dict)
+    below: Mapping[str, str] = field(default_factory=dict)
 
 
 class Points:
@@ -80,11 +83,19 @@ class Points:
 
         Raises:
             NotFound: there is none.
+            Permanent: it is damaged.
         """
+        path = self.path(snapshot_id) / _MANIFEST
         try:
-            return Point(**json.loads((self.path(snapshot_id) / _MANIFEST).read_text()))
+            record = json.loads(path.read_bytes())
+            digest = record.pop(_DIGEST, "")
+            if digest and digest != _digest(record):
+                raise ValueError("its checksum is another")
+            return Point(**record)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"The files of snapshot {snapshot_id} are gone.") from None
+        except (ValueError, TypeError, AttributeError) as error:  # ValueError: no JSON, no UTF-8
+            raise _damaged(path, snapshot_id) from error
 
     def chain(self, snapshot_id: str) -> list[Point]:
         """A snapshot and all whose pages it builds on, oldest first."""
@@ -105,10 +116,10 @@ class Points:
             needed += [(each, name) for each in self.chain(point.base) for name in (INDEX, PAGES)]
         for each, name in needed:
             if not self._whole(each, name):
-                raise Permanent(
-                    f"{self._file(each, name)} is damaged: snapshot {point.id} cannot be used any more. "
-                    "Choose another one from the history."
-                )
+                raise _damaged(self._file(each, name), point.id)
+        for name, expected in point.below.items():
+            if not _is(self.layers / name, expected):
+                raise _damaged(self.layers / name, point.id)
 
     def pages_whole(self, chain: Iterable[Point]) -> bool:
         """Whether the pages of all of `chain` are as they were written."""
@@ -118,12 +129,25 @@ class Points:
         return self.layers / point.disk if name == DISK else self.path(point.id) / name
 
     def _whole(self, point: Point, name: str) -> bool:
-        path = self._file(point, name)
-        return path.exists() and checksum(path) == point.checksums[name]
+        return _is(self._file(point, name), point.checksums[name])
 
     def write(self, draft: Path, point: Point) -> None:
         """Write a manifest."""
-        write_private(draft / _MANIFEST, json.dumps(asdict(point)))
+        record = asdict(point)
+        write_private(draft / _MANIFEST, json.dumps(record | {_DIGEST: _digest(record)}))
+
+    def sums_below(self, layer: Path) -> dict[str, str]:
+        """SHA-256 of each layer below one, as the snapshots that froze them have it."""
+        lower = [each.name for each in self.layers_of(layer)[1:]]
+        known: dict[str, str] = {}
+        if lower:
+            for point in self._all():
+                known |= {point.disk: point.checksums[DISK], **point.below}
+        return {name: known.get(name) or checksum(self.layers / name) for name in lower}
+
+    def layers_of(self, top: Path) -> list[Path]:
+        """A layer and those that it builds on, the template's disk excepted."""
+        return [layer for layer in (top, *self.below(top)) if layer.parent == self.layers]
 
     def size(self, snapshot_id: str) -> int:
         """Bytes that a snapshot's own files take."""
@@ -148,13 +172,17 @@ class Points:
         """Let a snapshot go as soon as nothing builds on it. Harmless twice."""
         if (self.path(snapshot_id) / _MANIFEST).exists():
             (self.path(snapshot_id) / _FORGOTTEN).touch()
+            faults.point("forget.marked")
 
-    def collect(self, bases: Iterable[str], disks: Iterable[Path]) -> None:
-        """Remove all that nothing builds on.
+    def collect(self, bases: Iterable[str], disks: Iterable[Path], loose: Collection[Path] = ()) -> None:
+        """Remove the forgotten snapshots that nothing builds on, and the layers that were theirs alone.
+
+        No other layer is looked at: somebody may be about to refer to it.
 
         Args:
             bases: snapshots that machines build on.
             disks: layers that machines write to.
+            loose: more layers to remove if nothing builds on them.
         """
         points = {point.id: point for point in self._all()}
         kept: set[str] = set()
@@ -163,25 +191,41 @@ class Points:
             while current in points and current not in kept:
                 kept.add(current)
                 current = points[current].base
-        for snapshot_id in points.keys() - kept:
-            shutil.rmtree(self.path(snapshot_id), ignore_errors=True)
         needed: set[Path] = set()
         for top in [*disks, *(self.layers / points[i].disk for i in kept)]:
-            needed.update((top, *self.below(top)))
-        if self.layers.is_dir():
-            for layer in self.layers.iterdir():
-                if layer not in needed and not _young(layer):
-                    layer.unlink(missing_ok=True)
-        if self.folder.is_dir():
-            for draft in self.folder.glob(".new-*"):
-                if not _young(draft):
-                    shutil.rmtree(draft, ignore_errors=True)
+            needed.update(self.layers_of(top))
+        gone = points.keys() - kept
+        candidates = set(loose).union(*(self.layers_of(self.layers / points[i].disk) for i in gone))
+        # Layers first: what is left of a snapshot says which they were.
+        for layer in candidates - needed:
+            layer.unlink(missing_ok=True)
+        faults.point("collect.layers")
+        for folder in self.folder.glob(f"*/{_FORGOTTEN}"):
+            if folder.parent.name not in kept:  # one whose manifest is damaged is there, too
+                shutil.rmtree(folder.parent, ignore_errors=True)
+        faults.point("collect.snapshots")
+
+    def debris(self) -> set[Path]:
+        """All that may have been left behind: every layer, and every folder of a snapshot or a draft."""
+        return {path for folder in (self.folder, self.layers) if folder.is_dir() for path in folder.iterdir()}
+
+    def sweep(self, debris: Collection[Path], snapshots: Collection[str]) -> list[Path]:
+        """Forget what is none of `snapshots`, remove drafts; returns the layers that may be loose."""
+        for path in debris:
+            if path.parent == self.folder and path.name not in snapshots:
+                if (path / _MANIFEST).exists() and not path.name.startswith(".new-"):
+                    self.forget(path.name)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+        return [path for path in debris if path.parent == self.layers]
 
     def _all(self) -> Iterator[Point]:
+        """Every manifest that can be read; nobody can use a snapshot without."""
         if self.folder.is_dir():
             for entry in self.folder.iterdir():
-                if not entry.name.startswith(".") and (entry / _MANIFEST).exists():
-                    yield self.get(entry.name)
+                if not entry.name.startswith("."):
+                    with contextlib.suppress(NotFound, Permanent):
+                        yield self.get(entry.name)
 
 
 def checksums(folder: Path, layer: Path, *, memory: bool) -> dict[str, str]:
@@ -190,12 +234,6 @@ def checksums(folder: Path, layer: Path, *, memory: bool) -> dict[str, str]:
     if memory:
         found |= {name: checksum(folder / name) for name in (STATE, INDEX, PAGES)}
     return found
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def backing_of(path: Path) -> Path | None:
@@ -213,8 +251,16 @@ def backing_of(path: Path) -> Path | None:
         return None
 
 
-def _young(path: Path) -> bool:
-    try:
-        return time.time() - path.stat().st_ctime < _YOUNG_SECONDS
-    except FileNotFoundError:
-        return True
+def _is(path: Path, expected: str) -> bool:
+    return path.exists() and checksum(path) == expected
+
+
+def _digest(record: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(path: Path, snapshot_id: str) -> Permanent:
+    return Permanent(
+        f"{path} is damaged: snapshot {snapshot_id} cannot be used any more. Choose another one from the "
+        "history."
+    )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from qemu.qmp import ConnectError, ExecuteError, QMPClient
 from qemu.qmp.error import QMPError
 
+from jupyter_vsandbox import faults
 from jupyter_vsandbox.domain.errors import Permanent, Transient
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class Qemu:
             listener.bind(os.fspath(self.socket_path))
             self.socket_path.chmod(0o600)
             listener.listen(8)
+            faults.point("launch.listening")
             fd = listener.fileno()
             command = [
                 # A daemon of no parent: no zombie is left to whoever started it.
@@ -165,18 +167,17 @@ class Qemu:
                 os.fspath(self._pid_file),
             ]
             await asyncio.to_thread(self._spawn, command, fd)
+        faults.point("launch.spawned")
         try:
             async with self.monitor() as execute:
                 port = await execute.forwarded_port()
+                faults.point("launch.answered")
                 if prepare is not None and self.process is not None:
                     await prepare(self.process.pid)
                 if state is not None:
                     await execute.load_state(state)
+            faults.point("launch.loaded")
         except BaseException as error:
-            # It may not have written its pid yet; its monitor takes this as soon as it runs.
-            with contextlib.suppress(Transient):
-                async with self.monitor() as execute:
-                    await execute("quit")
             await self.end()
             if isinstance(error, Transient):
                 raise Permanent(f"QEMU did not start: {self.last_words() or error}") from error
@@ -215,6 +216,11 @@ class Qemu:
         if process is not None:
             process.kill()
             await process.wait()
+        elif self.socket_path.exists():
+            # It may not have written its pid yet; its monitor takes this as soon as it runs.
+            with contextlib.suppress(Transient):
+                async with self.monitor() as execute:
+                    await execute("quit")
         self.socket_path.unlink(missing_ok=True)
         self._pid_file.unlink(missing_ok=True)
 

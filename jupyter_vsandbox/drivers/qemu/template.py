@@ -15,12 +15,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jupyter_vsandbox import faults
 from jupyter_vsandbox.domain.errors import Exhausted
 from jupyter_vsandbox.domain.model import Endpoint, LinkKeys, Shape
 from jupyter_vsandbox.drivers.base import Template
 from jupyter_vsandbox.drivers.qemu.disk import RESERVE, create_overlay
 from jupyter_vsandbox.drivers.qemu.process import Qemu
-from jupyter_vsandbox.files import locked, new_folder, write_private
+from jupyter_vsandbox.files import locked, new_folder, try_locked, write_private
 
 if TYPE_CHECKING:
     from jupyter_vsandbox.domain.model import Image
@@ -75,7 +76,7 @@ async def ensure(
         keys: for its clones' agents.
         warm: see `Driver.template`.
     """
-    async with locked(folder.parent / f".{folder.name}.lock"):
+    async with locked(_lock(folder)):
         if (ready := load(folder)) is not None:
             return ready
         await _clear_drafts(folder)
@@ -99,7 +100,7 @@ async def ensure_blank(folder: Path, image: Image, command: Command) -> Template
     What a machine that boots has in its memory can be saved as its difference from that, and loaded
     again like a clone's.
     """
-    async with locked(folder.parent / f".{folder.name}.lock"):
+    async with locked(_lock(folder)):
         if (ready := load(folder)) is not None:
             return ready
         with new_folder(folder) as draft:
@@ -111,6 +112,22 @@ async def ensure_blank(folder: Path, image: Image, command: Command) -> Template
             blank = Template(folder.name, image.id, image.append, command.shape, command.accelerator, keys)
             write_private(draft / _MANIFEST, json.dumps(asdict(blank)))
         return blank
+
+
+def drafts(templates: Path) -> set[str]:
+    """The names of the templates that somebody makes, or was killed over."""
+    return {path.name.removeprefix(".new-").rpartition("-")[0] for path in templates.glob(".new-*")}
+
+
+async def clear_abandoned(folder: Path) -> None:
+    """Remove what a killed process left of an attempt at the template in `folder`, if nobody makes it."""
+    with try_locked(_lock(folder)) as free:
+        if free:
+            await _clear_drafts(folder)
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
 
 
 async def _clear_drafts(folder: Path) -> None:
@@ -134,10 +151,12 @@ async def _make(
     qemu = Qemu(draft, socket_path)
     try:
         port = await qemu.launch(command.argv())
+        faults.point("template.launched")
         await warm(Endpoint("127.0.0.1", port), template.keys)
         async with qemu.monitor() as execute:
             await execute("stop")
             await execute.save_state(draft / STATE)
+        faults.point("template.saved")
     finally:
         await qemu.end()
     keys.unlink()
