@@ -89,16 +89,18 @@ class Subject:
             return sandbox.state, read_disk(self.home, sandbox_id)
         if sandbox.state is State.HIBERNATED:
             await service.wake(sandbox_id)
+        return sandbox.state, await self.number_of(service, sandbox_id)
+
+    async def number_of(self, service: SandboxService, sandbox_id: str) -> int | None:
+        """The number of a sandbox that runs, the same in memory and on disk."""
         memory, disk = await _cell(service, sandbox_id)
         assert memory == disk
-        return sandbox.state, memory
+        return memory
 
     async def restores(self, service: SandboxService, snapshot_id: str) -> int | None:
         """The number that a snapshot restores to."""
         await service.rollback(self.id, snapshot_id)
-        memory, disk = await _cell(service, self.id)
-        assert memory == disk
-        return memory
+        return await self.number_of(service, self.id)
 
 
 async def renumber(service: SandboxService, sandbox_id: str, number: int) -> int:

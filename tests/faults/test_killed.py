@@ -25,7 +25,7 @@ from tests.faults.subject import Subject, assert_tidy, renumber
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.conftest import Home, NewHome
+    from tests.conftest import Home, NewHome, Until
     from tests.faults.conftest import Measured
 
 pytestmark = pytest.mark.machine
@@ -201,6 +201,24 @@ async def look(case: Case, subject: Subject, fork: str, fork_number: int, measur
                 expected = subject.history.get(snapshot.id, expected)
                 if case.verb != "prune" or snapshot.id == subject.kept:
                     assert await subject.restores(service, snapshot.id) == expected
+
+
+def test_a_machine_that_a_killed_command_left_paused_goes_on_where_it_has_a_kernel(
+    subject: Subject, until: Until
+) -> None:
+    subject.begin()
+    command, _, _ = asyncio.run(prepare(subject, "snapshot"))
+    paused = subject.home.settings.sandboxes / subject.id / "paused"
+    with serving(subject):
+        strike(Case("command", "snapshot", "snapshot.paused"), command, subject)
+        assert paused.exists()
+        until(lambda: not paused.exists())
+
+        async def number() -> int | None:
+            with SandboxService(subject.home.settings) as service:
+                return await subject.number_of(service, subject.id)
+
+        assert asyncio.run(number()) == subject.number
 
 
 @pytest.mark.skipif(COUNT > 0, reason="boots an image each time: `make faults`")

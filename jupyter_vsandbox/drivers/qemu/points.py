@@ -193,12 +193,15 @@ class Points:
                 current = points[current].base
         needed: set[Path] = set()
         for top in [*disks, *(self.layers / points[i].disk for i in kept)]:
-            needed.update(self.layers_of(top))
+            layer: Path | None = top
+            while layer is not None and layer.parent == self.layers and layer not in needed:
+                needed.add(layer)
+                layer = backing_of(layer)
         gone = points.keys() - kept
         candidates = set(loose).union(*(self.layers_of(self.layers / points[i].disk) for i in gone))
         # Layers first: what is left of a snapshot says which they were.
-        for layer in candidates - needed:
-            layer.unlink(missing_ok=True)
+        for loose_one in candidates - needed:
+            loose_one.unlink(missing_ok=True)
         faults.point("collect.layers")
         for folder in self.folder.glob(f"*/{_FORGOTTEN}"):
             if folder.parent.name not in kept:  # one whose manifest is damaged is there, too
