@@ -7,17 +7,21 @@ that must not be kept waiting (the server's); a relay needs one that is always t
 from __future__ import annotations
 
 import asyncio
-import atexit
+import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 60.0
+_THREADS = 64
+"""Whoever waits for a lock takes one; a holder that found none left would never let go of his."""
 
 
 class Engine:
@@ -30,8 +34,11 @@ class Engine:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
+        self._loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="vsandbox"))
         threading.Thread(target=self._loop.run_forever, name="vsandbox", daemon=True).start()
-        atexit.register(self._close)
+        # Before atexit's functions, which find no thread pool any more to write memory with, and, as
+        # the last to register is the first to be called, before the end of the pool.
+        threading._register_atexit(self._close)  # type: ignore[attr-defined]  # noqa: SLF001
 
     @classmethod
     def instance(cls) -> Self:
@@ -59,4 +66,8 @@ class Engine:
         async def close_all() -> None:
             await asyncio.gather(*(close() for close in self._closers.values()), return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(close_all(), self._loop).result(CLOSE_SECONDS)
+        closed = asyncio.run_coroutine_threadsafe(close_all(), self._loop)
+        try:
+            closed.result(CLOSE_SECONDS)
+        except TimeoutError:  # the machines run on, and their notebooks find them again
+            _log.warning("Some sandboxes did not end within %g s and run on.", CLOSE_SECONDS)
