@@ -329,6 +329,9 @@ class Lifecycle:
         for folder in self.settings.sockets.glob(f"{_KERNEL_SOCKETS}*"):
             if not owner.lives(folder.name.removeprefix(_KERNEL_SOCKETS).rpartition(":")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.settings.archives.glob("*"):
+            if not owner.lives(folder.name.rpartition(":")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
 
     # How a machine comes to life.
 

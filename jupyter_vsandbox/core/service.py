@@ -216,6 +216,55 @@ class SandboxService(Lifecycle):
                 raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.STOPPED})
             return await self._snapshot(sandbox, Cause.FORK)
 
+    @contextlib.asynccontextmanager
+    async def pinned(
+        self, sandbox_id: str, snapshot_id: str = "", *, memory: bool = True, now: bool = False
+    ) -> AsyncIterator[Snapshot]:
+        """A snapshot whose files can be read for the length of a block; no verb disturbs it meanwhile.
+
+        Args:
+            sandbox_id: whose.
+            snapshot_id: which; "" for the present, of which there is a snapshot as long as the block
+                lasts. A hibernated sandbox is at one already.
+            memory: keep the memory of the present, too, if it runs.
+            now: do not wait for the running cell to end.
+        """
+        async with contextlib.AsyncExitStack() as cell:
+            if not snapshot_id:
+                await cell.enter_async_context(self._between_cells(sandbox_id, now))
+            async with self._settled(sandbox_id) as sandbox:
+                if sandbox.state is State.HIBERNATED:
+                    snapshot_id = snapshot_id or sandbox.snapshot
+                if snapshot_id:
+                    yield self._store.get_snapshot(snapshot_id)
+                    return
+                taken = await self._snapshot(sandbox, Cause.FORK, memory=memory)
+                try:
+                    await cell.aclose()  # cells may go on
+                    yield taken
+                finally:
+                    await self._remove_snapshots([taken])
+
+    async def take_in(self, sandbox: Sandbox, begin: Snapshot) -> Sandbox:
+        """Record a sandbox that comes from elsewhere, at a snapshot whose files are here already.
+
+        Args:
+            sandbox: new, being restored.
+            begin: all of its history.
+
+        Returns:
+            the sandbox, hibernated, or stopped where `begin` has no memory.
+        """
+        try:
+            async with self._lock(sandbox.id):
+                self._store.add(sandbox, begin)
+                if begin.memory:
+                    return await self._asleep(sandbox)
+                return await self._put(sandbox, begin, memory=False)
+        except BaseException:
+            await self.delete(sandbox.id)
+            raise
+
     async def _new_at(
         self, sandbox: Sandbox, begin: Snapshot, *, memory: bool, name: str = "", origin: str = ""
     ) -> Sandbox:

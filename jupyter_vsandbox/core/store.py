@@ -125,18 +125,17 @@ class Store:
                 raise
             self._db.execute("COMMIT")
 
-    def add(self, sandbox: Sandbox) -> None:
-        """Record a new sandbox.
+    def add(self, sandbox: Sandbox, snapshot: Snapshot | None = None) -> None:
+        """Record a new sandbox and, in the same step, the snapshot that it begins at, if it comes with one.
 
         Raises:
             Conflict: its id is taken.
         """
-        row = _to_row(sandbox)
-        columns = ", ".join(row)
-        marks = ", ".join(f":{name}" for name in row)
         try:
             with self._transaction() as db:
-                db.execute(f"INSERT INTO sandboxes ({columns}) VALUES ({marks})", row)  # noqa: S608
+                _insert(db, "sandboxes", _to_row(sandbox))
+                if snapshot is not None:
+                    _insert(db, "snapshots", _snapshot_row(snapshot))
         except sqlite3.IntegrityError:
             raise Conflict(f"There is a sandbox {sandbox.id} already.") from None
 
@@ -224,11 +223,9 @@ class Store:
         Raises:
             Conflict: its history has one of that name.
         """
-        row = _snapshot_row(snapshot)
-        columns, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
         try:
             with self._transaction() as db:
-                db.execute(f"INSERT INTO snapshots ({columns}) VALUES ({marks})", row)  # noqa: S608
+                _insert(db, "snapshots", _snapshot_row(snapshot))
                 return _change(db, snapshot.sandbox, None, values | {"snapshot": snapshot.id})
         except sqlite3.IntegrityError:
             raise Conflict(f"Sandbox {snapshot.sandbox} has a snapshot {snapshot.name!r} already.") from None
@@ -278,6 +275,11 @@ class Store:
         """Forget a sandbox and its history. Harmless twice."""
         with self._transaction() as db:
             db.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
+
+
+def _insert(db: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    columns, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+    db.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)  # noqa: S608
 
 
 def _change(

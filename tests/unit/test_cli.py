@@ -332,7 +332,7 @@ def test_build_tells_its_progress_and_installs_the_kernelspec(settings, built, r
 def test_build_draws_a_bar_on_a_terminal(capsys):
     from rich.console import Console
 
-    with render.build_progress(Console(file=sys.stderr, force_terminal=True, width=100)) as progress:
+    with render.progress(Console(file=sys.stderr, force_terminal=True, width=100)) as progress:
         progress("wait", None, "Waiting")
         progress("disk", 0.5, "Writing [bold]")
     said = capsys.readouterr().err

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,24 +20,33 @@ from typing import TYPE_CHECKING
 from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Unsupported
 from jupyter_vsandbox.domain.model import Endpoint, Usage
 from jupyter_vsandbox.drivers.base import Capabilities, Saved
-from jupyter_vsandbox.drivers.qemu import accel, template
+from jupyter_vsandbox.drivers.qemu import accel, portable, template
 from jupyter_vsandbox.drivers.qemu.checks import checks
 from jupyter_vsandbox.drivers.qemu.command import Command, disk_node
 from jupyter_vsandbox.drivers.qemu.disk import size
-from jupyter_vsandbox.drivers.qemu.memory import capture, copy_with, differing, load, prepare, put_back
+from jupyter_vsandbox.drivers.qemu.memory import (
+    PAGES,
+    capture,
+    copy_with,
+    differing,
+    load,
+    prepare,
+    put_back,
+)
 from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, STATE, Point, Points, checksums
 from jupyter_vsandbox.drivers.qemu.process import Qemu
-from jupyter_vsandbox.files import new_folder, write_private
+from jupyter_vsandbox.files import new_folder, sync_folder, write_private
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Accelerator, Image, LinkKeys, Shape
-    from jupyter_vsandbox.drivers.base import Template, Warm
+    from jupyter_vsandbox.drivers.base import Extent, Template, Warm
     from jupyter_vsandbox.drivers.qemu.memory import Pages
     from jupyter_vsandbox.settings import Settings
+    from jupyter_vsandbox.work import Work
 
 _DISK = "disk.qcow2"
 _CONSOLE = "console.log"
@@ -271,6 +281,72 @@ class QemuDriver:
         if memory:
             self._check_loadable(point)
         await asyncio.to_thread(self._points.verify, point, memory=memory)
+
+    async def measure(self, snapshot_id: str, image: Image, *, memory: bool) -> Extent:
+        """See `Driver`."""
+        point = self._points.get(snapshot_id)
+        files = []
+        if memory:
+            self._check_loadable(point)
+            files = [self._settings.templates / point.template / template.RAM]
+            files += [self._points.path(each.id) / PAGES for each in self._points.chain(snapshot_id)]
+        disks = portable.layers_above(self._points.layers / point.disk, Path(image.folder) / template.DISK)
+        return await asyncio.to_thread(portable.measure, disks, files)
+
+    async def export_snapshot(
+        self, snapshot_id: str, image: Image, folder: Path, work: Work, *, memory: bool
+    ) -> Mapping[str, str]:
+        """See `Driver`."""
+        point = self._points.get(snapshot_id)
+        source = template.load(self._settings.templates / point.template)
+        if memory:
+            self._check_loadable(point)
+        await work.run(lambda: self._points.verify(point, memory=memory))
+        base = Path(image.folder) / template.DISK
+        await portable.flatten(self._points.layers / point.disk, base, folder / portable.DISK)
+        if not memory or source is None:
+            return {}
+        ram = self._settings.templates / source.id / template.RAM
+        layers = [self._points.path(each.id) for each in self._points.chain(snapshot_id)]
+        shutil.copyfile(self._points.path(snapshot_id) / STATE, folder / STATE)
+        await work.run(lambda: portable.write_memory(ram, layers, folder, work))
+        return await self._needs(source.shape, source.accelerator)
+
+    async def check_import(self, needs: Mapping[str, str], shape: Shape) -> None:
+        """See `Driver`."""
+        accelerator = await accel.probe(self._settings)
+        portable.require_same(needs, await self._needs(shape, accelerator.name))
+
+    async def _needs(self, shape: Shape, accelerator: str) -> dict[str, str]:
+        version = await asyncio.to_thread(accel.qemu_version)
+        return portable.needs(self._command(Path(), "", shape, accelerator, Path()), version)
+
+    async def import_snapshot(
+        self, snapshot_id: str, image: Image, shape: Shape, folder: Path, *, memory: bool
+    ) -> Saved:
+        """See `Driver`."""
+        portable.require_files(folder, memory=memory)
+        await portable.put_on(folder / portable.DISK, Path(image.folder) / template.DISK)
+        layer = private_folder(self._points.layers) / f"{uuid.uuid4().hex[:16]}.qcow2"
+        point = Point(snapshot_id, layer.name)
+        if memory:
+            await asyncio.to_thread(portable.require_pages, folder, shape.memory)
+            accelerator = await accel.probe(self._settings)
+            command = self._command(Path(image.folder), image.append, shape, accelerator.name, folder)
+            blank = await self._blank(image, command)
+            point = replace(point, memory=True, template=blank.id, machine=self._machine(blank.id))
+        try:
+            with new_folder(private_folder(self._settings.snapshots) / snapshot_id) as draft:
+                shutil.move(folder / portable.DISK, layer)
+                sync_folder(layer)
+                if memory:
+                    portable.move_memory(folder, draft)
+                sums = await asyncio.to_thread(checksums, draft, layer, memory=memory)
+                self._points.write(draft, replace(point, checksums=sums))
+        except BaseException:
+            layer.unlink(missing_ok=True)
+            raise
+        return Saved(self._points.size(snapshot_id), 0.0)
 
     async def resume(self, machine_id: str) -> None:
         """See `Driver`."""
