@@ -12,18 +12,17 @@ import errno
 import fcntl
 import glob
 import hashlib
-import json
 import os
-import re
 import sys
 import tarfile
 import uuid
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
 
+from jupyter_vsandbox.core import manifest
+from jupyter_vsandbox.core.manifest import IMAGE, Member
 from jupyter_vsandbox.domain.errors import Conflict, Exhausted, NotFound, Permanent, Unsupported
-from jupyter_vsandbox.domain.model import MIB, LinkKeys, Shape
 from jupyter_vsandbox.files import try_locked
 
 if sys.version_info >= (3, 14):
@@ -35,18 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
+    from jupyter_vsandbox.core.manifest import Content
     from jupyter_vsandbox.work import Work
 
-FORMAT = 1
 MANIFEST = "manifest.json"
-CELLS = "cells.ipynb"
-MACHINE = "machine"
-IMAGE = "image"
 PASSES = 2
 """So often `write` reads each file, and tells of it."""
-_MEMBER = re.compile(rf"{re.escape(CELLS)}|(?:{MACHINE}|{IMAGE})/[a-z][a-z0-9]*(?:\.[a-z0-9]+)?")
 _MAX_MANIFEST = 1024 * 1024
-_MAX_MEMBERS = 32
 _CHUNK = 1024 * 1024
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
@@ -54,66 +48,6 @@ _SKIPPED = bytes.fromhex("502a4d18") + (32).to_bytes(4, "little")  # RFC 8878, 3
 _TRAILER = len(_SKIPPED) + 32
 _LEVEL = 3
 _THREADS = 4
-_MAX_COUNT = 1 << 48
-_MAX_SECONDS = 1e11
-_HEX = re.compile(r"[0-9a-f]{64}")
-_KEY = re.compile(r"[!-~]{40}")
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-@dataclass(frozen=True)
-class Content:
-    """What an archive says of the sandbox in it.
-
-    Attributes:
-        driver: name of the driver that wrote the machine's files.
-        runtime: the runtime's name.
-        image: `Image.id` where the archive was made.
-        disk: SHA-256 of that image's disk, which the machine's disk builds on.
-        disk_size: its length, bytes.
-        shape: size of the machine.
-        machine: the sandbox whose name and keys the machine bore, see `Snapshot`.
-        name: of the snapshot.
-        note: of the snapshot.
-        created: when the snapshot was taken, seconds since the epoch.
-        pause: of the snapshot, seconds.
-        keys: the link's keys at that moment, `None` without memory.
-        needs: what must be the same for the memory to be loaded, as the driver says; empty without memory.
-    """
-
-    driver: str
-    runtime: str
-    image: str
-    disk: str
-    disk_size: int
-    shape: Shape
-    machine: str
-    name: str
-    note: str
-    created: float
-    pause: float
-    keys: LinkKeys | None = field(default=None, repr=False)
-    needs: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def memory(self) -> bool:
-        """Whether there is memory, not only a disk."""
-        return self.keys is not None
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file in an archive.
-
-    Attributes:
-        name: of the file, ``/`` between folder and name.
-        size: bytes.
-        sha256: hexadecimal.
-    """
-
-    name: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -162,14 +96,12 @@ def write(target: Path, content: Content, sources: Mapping[str, Path], work: Wor
         Member(name, path.stat().st_size, _checksum(path, path.stat().st_size, work))
         for name, path in sources.items()
     ]
-    manifest = json.dumps(
-        {"format": FORMAT, "content": asdict(content), "members": [asdict(m) for m in members]}, indent=1
-    ).encode()
+    text = manifest.compose(content, members)
     with _draft(target) as file:
         out = _Compressed(file)
-        out.write(_tar_header(MANIFEST, len(manifest)))
-        out.write(manifest)
-        out.write(_padding(len(manifest)))
+        out.write(_tar_header(MANIFEST, len(text)))
+        out.write(text)
+        out.write(_padding(len(text)))
         for member in members:
             out.write(_tar_header(member.name, member.size))
             with open(sources[member.name], "rb") as source:
@@ -370,61 +302,12 @@ def _open(path: Path, file: IO[bytes]) -> tuple[Archive, _Stream]:
     text = b"".join(stream.chunks(size))
     stream.skip_padding(size)
     try:
-        document = json.loads(text)
-        if document["format"] != FORMAT:
-            raise Unsupported(
-                f"{path} is of another version of jupyter_vsandbox (format {document['format']!r}; this one "
-                f"reads {FORMAT})."
-            )
-        members = tuple(
-            Member(_fit(each["name"], _MEMBER), _count(each["size"]), _fit(each["sha256"], _HEX))
-            for each in document["members"]
-        )
-        if len({member.name for member in members}) != len(members) or len(members) > _MAX_MEMBERS:
-            raise ValueError("members")
-        return Archive(path, _content(document["content"]), members), stream
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        content, members = manifest.parse(text)
+    except ValueError as error:
         raise stream.unknown(f"{MANIFEST} says {error}") from error
-
-
-def _content(document: Mapping[str, Any]) -> Content:
-    keys = document["keys"]
-    if keys is not None:
-        keys = LinkKeys(**{name: _fit(key, _KEY) for name, key in keys.items()})
-    shape = document["shape"]
-    return Content(
-        driver=_fit(document["driver"], _WORD),
-        runtime=_fit(document["runtime"], _WORD),
-        image=_fit(document["image"], _WORD),
-        disk=_fit(document["disk"], _HEX),
-        disk_size=_count(document["disk_size"]),
-        shape=Shape(_count(shape["memory"], least=MIB), _count(shape["vcpus"], least=1)),
-        machine=_fit(document["machine"], _WORD),
-        name=str(document["name"])[:200],
-        note=str(document["note"])[:10000],
-        created=_seconds(document["created"]),
-        pause=_seconds(document["pause"]),
-        keys=keys,
-        needs={str(name): str(value) for name, value in document["needs"].items()},
-    )
-
-
-def _fit(value: object, pattern: re.Pattern[str]) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(repr(value)[:80])
-    return value
-
-
-def _count(value: object, least: int = 0) -> int:
-    if not isinstance(value, int) or not least <= value <= _MAX_COUNT:
-        raise ValueError(repr(value)[:80])
-    return value
-
-
-def _seconds(value: object) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
-        raise ValueError(repr(value)[:80])
-    return float(value)
+    except Unsupported as error:
+        raise Unsupported(f"{path}: {error}") from None
+    return Archive(path, content, members), stream
 
 
 def _place(folder: Path, name: str) -> Path:
@@ -453,7 +336,12 @@ class _Stream:
             entry = tarfile.TarInfo.frombuf(b"".join(self.chunks(_BLOCK)), "utf-8", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError) as error:
             raise self.unknown(f"where {name} should be, {error}") from error
-        if entry.name != name or not entry.isreg() or entry.size < 0 or size not in {None, entry.size}:
+        if (
+            entry.name != name
+            or entry.type != tarfile.REGTYPE
+            or entry.size < 0
+            or size not in {None, entry.size}
+        ):
             raise self.unknown(f"{name} is not where it should be")
         return entry.size
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox.core import archive, owner
+from jupyter_vsandbox.core.manifest import CELLS, IMAGE, MACHINE, Content
 from jupyter_vsandbox.domain.errors import Exhausted, NotFound, Permanent, Unsupported
 from jupyter_vsandbox.domain.model import MIB, Cause, Sandbox, Snapshot, State
 from jupyter_vsandbox.files import sample
@@ -30,7 +31,7 @@ from jupyter_vsandbox.work import Work
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from jupyter_vsandbox.core.archive import Archive, Content
+    from jupyter_vsandbox.core.archive import Archive
     from jupyter_vsandbox.core.inventories import Point
     from jupyter_vsandbox.core.service import SandboxService
     from jupyter_vsandbox.domain.model import Image
@@ -140,7 +141,7 @@ async def export(
             meter.part(0.3, expected.size + image.size, f"Collecting {point}")
             content, sources = await _stage(service, point, snapshot, folder, work, memory=memory)
         if options.whole:
-            sources |= {f"{archive.IMAGE}/{name}": path for name, path in build.parts(image).items()}
+            sources |= {f"{IMAGE}/{name}": path for name, path in build.parts(image).items()}
         total = sum(each.stat().st_size for each in sources.values())
         meter.part(1.0, archive.PASSES * total, f"Writing {target.name}")
         size = await work.run(lambda: archive.write(target, content, sources, work))
@@ -185,20 +186,22 @@ async def import_(
     memory = memory and content.memory
     if memory:
         await driver.check_import(content.needs, content.shape)
-    wanted = {name for name in found.names if not name.startswith(f"{archive.IMAGE}/") or image is None}
+    wanted = {name for name in found.names if not name.startswith(f"{IMAGE}/") or image is None}
     needed = sum(member.size for member in found.members if member.name in wanted)
     meter.part(1.0, sum(member.size for member in found.members), f"Unpacking {path.name}")
     with _staging(settings) as folder:
         _require_space(folder, needed)
         await work.run(lambda: archive.extract(found, folder, wanted, work))
         known = {each.id for each in build.images(settings)}
-        if image is None:
-            image = await asyncio.to_thread(_adopt, found, folder / archive.IMAGE, settings)
+        images = [] if image is None else [image]
         try:
-            return await _settle(service, driver, content, image, folder, name, memory=memory)
+            if not images:
+                await work.run(lambda: images.append(_adopt(found, folder / IMAGE, settings)))
+            return await _settle(service, driver, content, images[0], folder, name, memory=memory)
         except BaseException:
-            if image.id not in known:
-                build.remove(image.id, settings)
+            for image in images:
+                if image.id not in known:
+                    build.remove(image.id, settings)
             raise
 
 
@@ -231,16 +234,16 @@ async def _stage(
     """Collect what goes into the archive, but for the image."""
     sandbox = point.sandbox
     image = build.get(sandbox.image, service.settings)
-    machine = folder / archive.MACHINE
+    machine = folder / MACHINE
     machine.mkdir(mode=0o700)
     driver = service.driver(sandbox.driver)
     needs = await driver.export_snapshot(snapshot.id, image, machine, work, memory=memory)
-    sources = {f"{archive.MACHINE}/{path.name}": path for path in sorted(machine.iterdir())}
+    sources = {f"{MACHINE}/{path.name}": path for path in sorted(machine.iterdir())}
     if snapshot.cells:
-        shutil.copyfile(service.cells_of(snapshot.id), folder / archive.CELLS)
-        sources[archive.CELLS] = folder / archive.CELLS
+        shutil.copyfile(service.cells_of(snapshot.id), folder / CELLS)
+        sources[CELLS] = folder / CELLS
     disk = Path(image.folder) / _DISK
-    content = archive.Content(
+    content = Content(
         driver=sandbox.driver,
         runtime=sandbox.runtime,
         image=image.id,
@@ -273,7 +276,7 @@ def _image_of(content: Content, settings: Settings, work: Work) -> Image | None:
 
 def _adopt(found: Archive, folder: Path, settings: Settings) -> Image:
     """Make an image of what came in an archive."""
-    brought = [member for member in found.members if member.name.startswith(f"{archive.IMAGE}/")]
+    brought = [member for member in found.members if member.name.startswith(f"{IMAGE}/")]
     sums = {member.name.partition("/")[2]: member.sha256 for member in brought}
     if sums.get(_DISK) != found.content.disk:
         raise Permanent(f"{found.path}: the image in it is not the one that its sandbox needs.")
@@ -305,10 +308,10 @@ async def _settle(
 ) -> Sandbox:
     """Turn the files of an archive into a sandbox."""
     snapshot_id, sandbox_id = uuid.uuid4().hex[:12], uuid.uuid4().hex[:12]
-    cells = folder / archive.CELLS
+    cells = folder / CELLS
     try:
         saved = await driver.import_snapshot(
-            snapshot_id, image, content.shape, folder / archive.MACHINE, memory=memory
+            snapshot_id, image, content.shape, folder / MACHINE, memory=memory
         )
         if has_cells := cells.is_file():
             private_folder(service.cells_of(snapshot_id).parent)

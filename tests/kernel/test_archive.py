@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
@@ -23,6 +22,7 @@ from tests.kernel.conftest import Kernel, _shut_down, _start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import Home, NewHome, Until
 
@@ -206,8 +206,11 @@ def test_one_that_is_cut_off_leaves_nothing(
     exported: Exported, tmp_path: Path, until: Until, number: signal.Signals
 ) -> None:
     kernel = exported.kernel
-    words = [sys.executable, "-m", "jupyter_vsandbox.cli", "export", kernel.sandbox.id]
-    command = subprocess.Popen([*words, str(tmp_path / "cut"), "--whole"], stderr=subprocess.DEVNULL)
+    # A shell's background jobs ignore Ctrl-C, and what they start does, too.
+    words = ["env", "--default-signal=INT", sys.executable, "-m", "jupyter_vsandbox.cli", "export"]
+    command = subprocess.Popen(
+        [*words, kernel.sandbox.id, str(tmp_path / "cut"), "--whole"], stderr=subprocess.DEVNULL
+    )
     until(lambda: list(tmp_path.iterdir()))
     command.send_signal(number)
     assert command.wait(60) != 0

@@ -1,6 +1,8 @@
 """The file that a sandbox travels in: whole or refused, whoever made it."""
 
 import asyncio
+import contextlib
+import hashlib
 import io
 import json
 import os
@@ -11,7 +13,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from jupyter_vsandbox.core import archive
-from jupyter_vsandbox.core.archive import Content, Member
+from jupyter_vsandbox.core.manifest import FORMAT, Content, Member
 from jupyter_vsandbox.domain.errors import Conflict, Exhausted, NotFound, Permanent, Unsupported
 from jupyter_vsandbox.domain.model import GIB, LinkKeys, Shape
 from jupyter_vsandbox.work import Stopped, Work
@@ -74,7 +76,7 @@ def unpack(path, folder, wanted=FILES):
 def make(path, *entries, end=archive._END, manifest=None, members=None):
     """An archive as somebody with bad intentions would write it: with right checksums."""
     document = {
-        "format": archive.FORMAT,
+        "format": FORMAT,
         "content": asdict(CONTENT),
         "members": members
         if members is not None
@@ -95,12 +97,10 @@ def make(path, *entries, end=archive._END, manifest=None, members=None):
 
 
 def sum_of(data):
-    import hashlib
-
     return hashlib.sha256(data).hexdigest()
 
 
-def entry(name, data=b"data", **values):
+def entry(name, data=b"data", /, **values):
     info = tarfile.TarInfo(name)
     info.size = len(data)
     for key, value in values.items():
@@ -254,7 +254,7 @@ def change(**values):
         lambda _: b"{" * 5000,
         lambda _: b"[" * 100_000,
         lambda _: b" " * (archive._MAX_MANIFEST + 1),
-        lambda document: {"format": archive.FORMAT},
+        lambda document: {"format": FORMAT},
         lambda document: document | {"members": [{}]},
         lambda document: document | {"members": [asdict(Member("machine/a", -1, "00" * 32))]},
         lambda document: document | {"members": [asdict(Member(f"machine/a{n}", 0, "00")) for n in range(9)]},
@@ -317,7 +317,7 @@ def test_a_dead_draft_goes_and_a_living_one_stays(tmp_path, sources):
     (tmp_path / ".new-[x]-dead").touch()
     (tmp_path / ".new-other-dead").touch()
     with archive._draft(target) as living:
-        with pytest.raises(Permanent), archive._draft(target):
+        with contextlib.suppress(Permanent), archive._draft(target):
             assert os.path.exists(living.name)
             raise Permanent
         archive.write(tmp_path / "y", CONTENT, sources, Work())

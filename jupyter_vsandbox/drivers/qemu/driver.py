@@ -24,18 +24,10 @@ from jupyter_vsandbox.drivers.qemu import accel, portable, template
 from jupyter_vsandbox.drivers.qemu.checks import checks
 from jupyter_vsandbox.drivers.qemu.command import Command, disk_node
 from jupyter_vsandbox.drivers.qemu.disk import size
-from jupyter_vsandbox.drivers.qemu.memory import (
-    PAGES,
-    capture,
-    copy_with,
-    differing,
-    load,
-    prepare,
-    put_back,
-)
+from jupyter_vsandbox.drivers.qemu.memory import capture, copy_with, differing, load, prepare, put_back
 from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, STATE, Point, Points, checksums
 from jupyter_vsandbox.drivers.qemu.process import Qemu
-from jupyter_vsandbox.files import new_folder, sync_folder, write_private
+from jupyter_vsandbox.files import new_folder, write_private
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
@@ -284,33 +276,27 @@ class QemuDriver:
 
     async def measure(self, snapshot_id: str, image: Image, *, memory: bool) -> Extent:
         """See `Driver`."""
-        point = self._points.get(snapshot_id)
-        files = []
-        if memory:
-            self._check_loadable(point)
-            files = [self._settings.templates / point.template / template.RAM]
-            files += [self._points.path(each.id) / PAGES for each in self._points.chain(snapshot_id)]
-        disks = portable.layers_above(self._points.layers / point.disk, Path(image.folder) / template.DISK)
-        return await asyncio.to_thread(portable.measure, disks, files)
+        point, ram = self._portable(snapshot_id, memory=memory)
+        base = Path(image.folder) / template.DISK
+        return await asyncio.to_thread(portable.measure, self._points, point, ram, base)
 
     async def export_snapshot(
         self, snapshot_id: str, image: Image, folder: Path, work: Work, *, memory: bool
     ) -> Mapping[str, str]:
         """See `Driver`."""
-        point = self._points.get(snapshot_id)
-        source = template.load(self._settings.templates / point.template)
-        if memory:
-            self._check_loadable(point)
+        point, ram = self._portable(snapshot_id, memory=memory)
         await work.run(lambda: self._points.verify(point, memory=memory))
-        base = Path(image.folder) / template.DISK
-        await portable.flatten(self._points.layers / point.disk, base, folder / portable.DISK)
-        if not memory or source is None:
-            return {}
-        ram = self._settings.templates / source.id / template.RAM
-        layers = [self._points.path(each.id) for each in self._points.chain(snapshot_id)]
-        shutil.copyfile(self._points.path(snapshot_id) / STATE, folder / STATE)
-        await work.run(lambda: portable.write_memory(ram, layers, folder, work))
-        return await self._needs(source.shape, source.accelerator)
+        await portable.write(self._points, point, ram, Path(image.folder) / template.DISK, folder, work)
+        source = template.load(self._settings.templates / point.template)
+        return {} if ram is None or source is None else await self._needs(source.shape, source.accelerator)
+
+    def _portable(self, snapshot_id: str, *, memory: bool) -> tuple[Point, Path | None]:
+        """A snapshot, and the memory of its template where its own is wanted."""
+        point = self._points.get(snapshot_id)
+        if not memory:
+            return point, None
+        self._check_loadable(point)
+        return point, self._settings.templates / point.template / template.RAM
 
     async def check_import(self, needs: Mapping[str, str], shape: Shape) -> None:
         """See `Driver`."""
@@ -325,27 +311,13 @@ class QemuDriver:
         self, snapshot_id: str, image: Image, shape: Shape, folder: Path, *, memory: bool
     ) -> Saved:
         """See `Driver`."""
-        portable.require_files(folder, memory=memory)
-        await portable.put_on(folder / portable.DISK, Path(image.folder) / template.DISK)
-        layer = private_folder(self._points.layers) / f"{uuid.uuid4().hex[:16]}.qcow2"
-        point = Point(snapshot_id, layer.name)
+        point = Point(snapshot_id, f"{uuid.uuid4().hex[:16]}.qcow2")
         if memory:
-            await asyncio.to_thread(portable.require_pages, folder, shape.memory)
             accelerator = await accel.probe(self._settings)
             command = self._command(Path(image.folder), image.append, shape, accelerator.name, folder)
             blank = await self._blank(image, command)
             point = replace(point, memory=True, template=blank.id, machine=self._machine(blank.id))
-        try:
-            with new_folder(private_folder(self._settings.snapshots) / snapshot_id) as draft:
-                shutil.move(folder / portable.DISK, layer)
-                sync_folder(layer)
-                if memory:
-                    portable.move_memory(folder, draft)
-                sums = await asyncio.to_thread(checksums, draft, layer, memory=memory)
-                self._points.write(draft, replace(point, checksums=sums))
-        except BaseException:
-            layer.unlink(missing_ok=True)
-            raise
+        await portable.take(self._points, point, shape, Path(image.folder) / template.DISK, folder)
         return Saved(self._points.size(snapshot_id), 0.0)
 
     async def resume(self, machine_id: str) -> None:

@@ -24,14 +24,17 @@ from jupyter_vsandbox.drivers.base import Extent
 from jupyter_vsandbox.drivers.qemu.binary import INSTALL
 from jupyter_vsandbox.drivers.qemu.disk import create_overlay, size
 from jupyter_vsandbox.drivers.qemu.memory import INDEX, PAGE, PAGES, load
-from jupyter_vsandbox.drivers.qemu.points import STATE, backing_of
-from jupyter_vsandbox.files import sample
+from jupyter_vsandbox.drivers.qemu.points import STATE, backing_of, checksums
+from jupyter_vsandbox.files import new_folder, sample, sync_folder
 from jupyter_vsandbox.qcow2 import header, require_alone
+from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from jupyter_vsandbox.domain.model import Shape
     from jupyter_vsandbox.drivers.qemu.command import Command
+    from jupyter_vsandbox.drivers.qemu.points import Point, Points
     from jupyter_vsandbox.work import Work
 
 DISK = "disk.qcow2"
@@ -59,16 +62,68 @@ def layers_above(layer: Path, base: Path) -> list[Path]:
     return found
 
 
-def measure(disks: Sequence[Path], memory: Sequence[Path]) -> Extent:
-    """How much there is in some files.
+def measure(points: Points, point: Point, ram: Path | None, base: Path) -> Extent:
+    """How much `write` will write; with the same arguments."""
+    files = layers_above(points.layers / point.disk, base)
+    if ram is not None:
+        files += [ram, *(points.path(each.id) / PAGES for each in points.chain(point.id))]
+    sizes = {path: size(path) for path in files}
+    total = sum(sizes.values())
+    some = b"".join(sample(path, _PIECES * sizes[path] // total) for path in files if total)
+    if ram is not None:
+        total += size(points.path(point.id) / STATE) + total // PAGE * _NUMBER
+    return Extent(total, some)
+
+
+async def write(points: Points, point: Point, ram: Path | None, base: Path, folder: Path, work: Work) -> None:
+    """Write the files of a snapshot.
 
     Args:
-        disks: of `layers_above`.
-        memory: the template's memory and the pages of the snapshots above it; none for a disk alone.
+        points: where it is.
+        point: the snapshot.
+        ram: the memory of its template, `None` to leave its own out.
+        base: the disk of its image.
+        folder: for the files.
+        work: is told of the bytes of its memory.
     """
-    sizes = {path: size(path) for path in (*disks, *memory)}
-    total = sum(sizes.values())
-    return Extent(total, b"".join(sample(path, _PIECES * sizes[path] // total) for path in sizes if total))
+    await flatten(points.layers / point.disk, base, folder / DISK)
+    if ram is not None:
+        layers = [points.path(each.id) for each in points.chain(point.id)]
+        shutil.copyfile(points.path(point.id) / STATE, folder / STATE)
+        await work.run(lambda: write_memory(ram, layers, folder, work))
+
+
+async def take(points: Points, point: Point, shape: Shape, base: Path, folder: Path) -> None:
+    """Make a snapshot of files that `write` wrote, perhaps; they are moved.
+
+    Args:
+        points: where it is to be.
+        point: the snapshot, checksums aside.
+        shape: size of the machine.
+        base: the disk of its image.
+        folder: holds the files.
+
+    Raises:
+        Permanent: they are not such files. There is no snapshot then.
+    """
+    for name in (DISK, *(MEMORY_FILES if point.memory else ())):
+        if not (folder / name).is_file():
+            raise Permanent(f"There is no {name} in what came from elsewhere.")
+    await put_on(folder / DISK, base)
+    if point.memory:
+        await asyncio.to_thread(require_pages, folder, shape.memory)
+    layer = private_folder(points.layers) / point.disk
+    try:
+        with new_folder(private_folder(points.folder) / point.id) as draft:
+            shutil.move(folder / DISK, layer)
+            sync_folder(layer)
+            for name in MEMORY_FILES if point.memory else ():
+                shutil.move(folder / name, draft / name)
+            sums = await asyncio.to_thread(checksums, draft, layer, memory=point.memory)
+            points.write(draft, replace(point, checksums=sums))
+    except BaseException:
+        layer.unlink(missing_ok=True)
+        raise
 
 
 def write_memory(ram: Path, layers: Sequence[Path], folder: Path, work: Work) -> None:
@@ -134,19 +189,6 @@ def require_pages(folder: Path, memory: int) -> None:
         if rising and (not numbers or numbers[-1] < memory // PAGE):
             return
     raise Permanent(f"{INDEX} and {PAGES} are not those of a machine with {memory >> 20} MiB of memory.")
-
-
-def move_memory(source: Path, target: Path) -> None:
-    """Move the files of a memory between folders."""
-    for name in MEMORY_FILES:
-        shutil.move(source / name, target / name)
-
-
-def require_files(folder: Path, *, memory: bool) -> None:
-    """Raise `Permanent` if a file is missing."""
-    for name in (DISK, *(MEMORY_FILES if memory else ())):
-        if not (folder / name).is_file():
-            raise Permanent(f"There is no {name} in what came from elsewhere.")
 
 
 def needs(command: Command, version: str) -> dict[str, str]:
