@@ -174,7 +174,7 @@ def test_where_the_image_has_another_disk_the_image_must_come_along(
         images = other.settings.images
         shared = images.resolve()
         images.unlink()
-        shutil.copytree(shared, images)
+        shutil.copytree(shared / told["image"], images / told["image"])
         disk = images / told["image"] / "disk.qcow2"
         disk.chmod(0o600)
         with open(disk, "r+b") as file:
