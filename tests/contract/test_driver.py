@@ -50,6 +50,13 @@ def home(new_home: NewHome) -> Iterator[Home]:
 
 
 @pytest.fixture
+def elsewhere(new_home: NewHome) -> Iterator[Home]:
+    """Another home, in which there is nothing but the image."""
+    with new_home(own_templates=True) as home:
+        yield home
+
+
+@pytest.fixture
 def driver(name: str, home: Home) -> Driver:
     """A driver that has just been made: what it knows of machines it finds where they are."""
     return registry.get(name, home.settings)
@@ -292,7 +299,7 @@ async def test_memory_of_another_qemu_is_refused_and_the_disk_can_be_had(
 
 
 async def test_a_snapshot_goes_on_where_nothing_but_the_image_is_known(
-    driver: Driver, home: Home, image: Image, template: Template, new_home: NewHome, tmp_path: Path
+    driver: Driver, home: Home, image: Image, template: Template, elsewhere: Home, tmp_path: Path
 ) -> None:
     out, spoilt = tmp_path / "out", tmp_path / "spoilt"
     out.mkdir()
@@ -310,25 +317,24 @@ async def test_a_snapshot_goes_on_where_nothing_but_the_image_is_known(
     assert home.leftovers() == []
     shutil.copytree(out, spoilt)
     os.truncate(max(spoilt.iterdir(), key=lambda each: each.stat().st_size), 4096)
-    with new_home(own_templates=True) as other:
-        there = registry.get(driver.name, other.settings)
-        with pytest.raises(Unsupported, match="disk only"):
-            await there.check_import(dict.fromkeys(needs, "another"), image.shape)
-        await there.check_import(needs, image.shape)
-        for folder in (tmp_path / "empty", spoilt):
-            with pytest.raises(Permanent):
-                await there.import_snapshot("f" * 12, image, image.shape, folder, memory=True)
-            assert other.leftovers() == []
-        saved = await there.import_snapshot("f" * 12, image, image.shape, out, memory=True)
-        assert saved.size > MIB
-        try:
-            back = await there.restore("a" * 12, "f" * 12)
-            assert back is not None
-            check = "assert value == 'first' and open('mine').read() == 'x'"
-            assert await run(back, template.keys, check) == "ok"
-        finally:
-            await there.delete("a" * 12)
-            await there.forget(["f" * 12])
+    there = registry.get(driver.name, elsewhere.settings)
+    with pytest.raises(Unsupported, match="disk only"):
+        await there.check_import(dict.fromkeys(needs, "another"), image.shape)
+    await there.check_import(needs, image.shape)
+    for folder in (tmp_path / "empty", spoilt):
+        with pytest.raises(Permanent):
+            await there.import_snapshot("f" * 12, image, image.shape, folder, memory=True)
+        assert elsewhere.leftovers() == []
+    saved = await there.import_snapshot("f" * 12, image, image.shape, out, memory=True)
+    assert saved.size > MIB
+    try:
+        back = await there.restore("a" * 12, "f" * 12)
+        assert back is not None
+        check = "assert value == 'first' and open('mine').read() == 'x'"
+        assert await run(back, template.keys, check) == "ok"
+    finally:
+        await there.delete("a" * 12)
+        await there.forget(["f" * 12])
 
 
 async def test_a_failed_snapshot_leaves_nothing_and_the_machine_runs_on(
