@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-_PIECE = 16384
+_PIECE = 65536
 
 
 def write_private(path: Path, text: str) -> None:

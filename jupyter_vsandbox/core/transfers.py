@@ -29,7 +29,7 @@ from jupyter_vsandbox.settings import private_folder
 from jupyter_vsandbox.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from jupyter_vsandbox.core.archive import Archive
     from jupyter_vsandbox.core.inventories import Point
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _DISK = "disk.qcow2"
 _PRESENT = "exported"
 _RESERVE = 256 * MIB
-_SAMPLE_PIECES = 256
+_SAMPLE_PIECES = 128
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,13 @@ async def export(
             estimated(expected)
             _require_space(folder, expected.size)
             memory = options.memory and snapshot.memory
-            meter.part(0.3, expected.size + image.size, f"Collecting {point}")
-            content, sources = await _stage(service, point, snapshot, folder, work, memory=memory)
+            meter.part(0.2, expected.size, f"Collecting {point}")
+            needs = await _stage(service, snapshot, image, folder, work, memory=memory)
+        meter.part(0.3, image.size, f"Reading image {image.id}")
+        content = await _describe(point, snapshot, image, needs, work)
+        sources = {
+            str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()
+        }
         if options.whole:
             sources |= {f"{IMAGE}/{name}": path for name, path in build.parts(image).items()}
         total = sum(each.stat().st_size for each in sources.values())
@@ -229,36 +234,35 @@ async def _measure(
 
 
 async def _stage(
-    service: SandboxService, point: Point, snapshot: Snapshot, folder: Path, work: Work, *, memory: bool
-) -> tuple[Content, dict[str, Path]]:
-    """Collect what goes into the archive, but for the image."""
-    sandbox = point.sandbox
-    image = build.get(sandbox.image, service.settings)
-    machine = folder / MACHINE
-    machine.mkdir(mode=0o700)
-    driver = service.driver(sandbox.driver)
-    needs = await driver.export_snapshot(snapshot.id, image, machine, work, memory=memory)
-    sources = {f"{MACHINE}/{path.name}": path for path in sorted(machine.iterdir())}
+    service: SandboxService, snapshot: Snapshot, image: Image, folder: Path, work: Work, *, memory: bool
+) -> Mapping[str, str]:
+    """Collect the files of a snapshot; returns what its memory needs."""
+    (folder / MACHINE).mkdir(mode=0o700)
     if snapshot.cells:
         shutil.copyfile(service.cells_of(snapshot.id), folder / CELLS)
-        sources[CELLS] = folder / CELLS
+    driver = service.driver(service.get(snapshot.sandbox).driver)
+    return await driver.export_snapshot(snapshot.id, image, folder / MACHINE, work, memory=memory)
+
+
+async def _describe(
+    point: Point, snapshot: Snapshot, image: Image, needs: Mapping[str, str], work: Work
+) -> Content:
     disk = Path(image.folder) / _DISK
-    content = Content(
-        driver=sandbox.driver,
-        runtime=sandbox.runtime,
+    return Content(
+        driver=point.sandbox.driver,
+        runtime=point.sandbox.runtime,
         image=image.id,
         disk=await work.run(lambda: _checksum(disk, work)),
         disk_size=disk.stat().st_size,
-        shape=sandbox.shape,
+        shape=point.sandbox.shape,
         machine=snapshot.machine,
         name=point.snapshot.name if point.snapshot is not None else _PRESENT,
         note=snapshot.note,
         created=snapshot.created,
         pause=snapshot.pause,
-        keys=snapshot.keys if memory else None,
+        keys=snapshot.keys if needs else None,
         needs=needs,
     )
-    return content, sources
 
 
 # The parts of an import.

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 DISK = "disk.qcow2"
 MEMORY_FILES = (STATE, INDEX, PAGES)
 _STRETCH = 1024  # pages
-_PIECES = 512
+_PIECES = 256
 _NUMBER = array.array("Q").itemsize
 _CPU_INFO = Path("/proc/cpuinfo")
 _CPU_FACT = re.compile(r"^(vendor_id|cpu family|model|model name|stepping|flags)\s*: (.*)$", re.MULTILINE)
@@ -64,15 +66,34 @@ def layers_above(layer: Path, base: Path) -> list[Path]:
 
 def measure(points: Points, point: Point, ram: Path | None, base: Path) -> Extent:
     """How much `write` will write; with the same arguments."""
-    files = layers_above(points.layers / point.disk, base)
+    disks = layers_above(points.layers / point.disk, base)
+    layers = [] if ram is None else [points.path(each.id) for each in points.chain(point.id)]
+    memory = [] if ram is None else [ram, *(layer / PAGES for layer in layers)]
+    sizes = {path: size(path) for path in (*disks, *memory)}
+    all_of_it = sum(sizes.values())
+    some = b"".join(sample(path, _PIECES * sizes[path] // all_of_it) for path in sizes if all_of_it)
+    total = sum(sizes[path] for path in disks)
     if ram is not None:
-        files += [ram, *(points.path(each.id) / PAGES for each in points.chain(point.id))]
-    sizes = {path: size(path) for path in files}
-    total = sum(sizes.values())
-    some = b"".join(sample(path, _PIECES * sizes[path] // total) for path in files if total)
-    if ram is not None:
-        total += size(points.path(point.id) / STATE) + total // PAGE * _NUMBER
+        pages = _count_pages(ram, layers)
+        total += size(points.path(point.id) / STATE) + pages * (PAGE + _NUMBER)
     return Extent(total, some)
+
+
+def _count_pages(ram: Path, layers: Sequence[Path]) -> int:
+    """How many pages are in a sparse file or in layers above it."""
+    marks = bytearray(ram.stat().st_size // PAGE)
+    with open(ram, "rb") as file:
+        end = 0
+        with contextlib.suppress(OSError):  # ENXIO: there is nothing but a hole any more
+            while True:
+                begin = os.lseek(file.fileno(), end, os.SEEK_DATA)
+                end = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+                first, behind = begin // PAGE, -(-end // PAGE)
+                marks[first:behind] = b"\1" * (behind - first)
+    for layer in layers:
+        for number in array.array("Q", (layer / INDEX).read_bytes()):
+            marks[number] = 1
+    return marks.count(1)
 
 
 async def write(points: Points, point: Point, ram: Path | None, base: Path, folder: Path, work: Work) -> None:
