@@ -1,4 +1,4 @@
-"""Imports that are refused: nothing is left of them."""
+"""What is imported can be opened, and of what is refused nothing is left."""
 
 import asyncio
 import hashlib
@@ -8,13 +8,17 @@ from dataclasses import replace
 
 import pytest
 
+from jupyter_vsandbox import config, transfer
 from jupyter_vsandbox.core import archive, owner, transfers
 from jupyter_vsandbox.core.manifest import Content
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.errors import Exhausted, NotFound, Permanent, Unsupported
-from jupyter_vsandbox.domain.model import GIB, Shape
+from jupyter_vsandbox.domain.model import GIB, Sandbox, Shape, State
+from jupyter_vsandbox.kernel import specs
+from jupyter_vsandbox.render import Output
 from jupyter_vsandbox.runtimes import build
 from jupyter_vsandbox.runtimes.build import silent
+from jupyter_vsandbox.session import Session
 from jupyter_vsandbox.work import Work
 
 
@@ -135,3 +139,25 @@ def test_what_dead_processes_left_goes(settings):
     with SandboxService(settings) as service:
         asyncio.run(service.reconcile())
     assert [left.name for left in settings.archives.iterdir()] == [f"{owner.this_process()}:aa"]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "title", "language"),
+    [("mine-1", "mine-1 (sandbox)", "r"), ("python-3.11", "Python 3.11 (sandbox)", "python")],
+)
+def test_there_is_a_kernelspec_to_open_it_with(settings, monkeypatch, tmp_path, runtime, title, language):
+    for name, data in IMAGE.items():
+        (tmp_path / name.partition("/")[2]).write_bytes(data)
+    manifest = MANIFEST | {"runtime": runtime, "inputs": {"recipe": {"language": "r"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    image = build.adopt(tmp_path, dict.fromkeys(build.PARTS, "00" * 32), settings)
+    made = Sandbox("a" * 12, runtime, image.id, "qemu", State.HIBERNATED, Shape(GIB, 1), 1.0)
+    offered = []
+    monkeypatch.setattr(specs, "install", lambda recipe: offered.append(specs.kernel_json(recipe)))
+    monkeypatch.setattr(specs, "installed", lambda _: bool(offered))
+    monkeypatch.setattr(config, "load_settings", lambda: settings)
+    for _ in range(2):
+        transfer._offer(Session(Output("jupyter vsandbox")), made)
+    [spec] = offered
+    assert (spec["display_name"], spec["language"]) == (title, language)
+    assert spec["metadata"]["vsandbox"]["runtime"] == runtime
