@@ -125,7 +125,7 @@ def images_build(session: Session, arguments: argparse.Namespace) -> int:
     from jupyter_vsandbox.runtimes.catalog import Catalog
 
     recipe = Catalog.standard(session.settings).get(arguments.name)
-    with render.build_progress(session.output.err) as progress:
+    with render.progress(session.output.err) as progress:
         image = build.build(recipe, session.settings, progress)
         specs.install(recipe)
         progress("warm", None, "Starting it once, to clone it from then on")
@@ -223,13 +223,13 @@ def wake(session: Session, arguments: argparse.Namespace) -> int:
         return asyncio.run(_each(session, service, arguments.id, "awake", service.wake))
 
 
-def _late(name: str) -> Callable[[Session, argparse.Namespace], int]:
-    """A command of `timetravel`, which is imported when it is run."""
+def _late(name: str, module: str = "timetravel") -> Callable[[Session, argparse.Namespace], int]:
+    """A command of another module, which is imported when it is run."""
 
     def run(session: Session, arguments: argparse.Namespace) -> int:
-        from jupyter_vsandbox import timetravel
+        import importlib
 
-        code: int = getattr(timetravel, name)(session, arguments)
+        code: int = getattr(importlib.import_module(f"jupyter_vsandbox.{module}"), name)(session, arguments)
         return code
 
     return run
@@ -313,6 +313,29 @@ COMMANDS = (
                 },
             ),
             ("--now", {"action": "store_true", "help": "leave the variables out where a cell runs"}),
+        ),
+    ),
+    Command(
+        "export",
+        "write a sandbox to a file that opens on other hosts",
+        _late("export", "transfer"),
+        ("point", "SANDBOX, as it is now, or SANDBOX@SNAPSHOT; names or beginnings of ids", None),
+        (
+            ("file", {"nargs": "?", "default": "", "metavar": "FILE", "help": "a new file"}),
+            _DISK_ONLY,
+            ("--whole", {"action": "store_true", "help": "put the image in, for hosts that do not have it"}),
+            ("--dry-run", {"action": "store_true", "help": "only say how large it would be"}),
+            _NOW,
+        ),
+    ),
+    Command(
+        "import",
+        "make a sandbox of a file that export wrote, of somebody whom you trust",
+        _late("import_", "transfer"),
+        ("file", "an archive", None),
+        (
+            ("--name", {"default": "", "help": "what to call the sandbox"}),
+            _DISK_ONLY,
         ),
     ),
     Command(

@@ -225,12 +225,12 @@ def checks_text(checks: Iterable[Check]) -> Text:
     return Text("\n").join(lines)
 
 
-_STEPS = 20  # that many lines, about, tell of a build where no bar can be drawn
+_STEPS = 20  # that many lines, about, tell of it where no bar can be drawn
 
 
 @contextlib.contextmanager
-def build_progress(err: Console) -> Iterator[Progress]:
-    """Show how a build goes on: a bar on a terminal, else a line now and then."""
+def progress(err: Console) -> Iterator[Progress]:
+    """Show how a build, an export or an import goes on: a bar on a terminal, else a line now and then."""
     if not err.is_terminal:
         last, told = "", -1
 

@@ -105,6 +105,11 @@ class Settings:
         return self.home / "layers"
 
     @property
+    def archives(self) -> Path:
+        """Folder of what is on its way into an archive, or out of one."""
+        return self.home / "archives"
+
+    @property
     def database(self) -> Path:
         """The SQLite store."""
         return self.home / "vsandbox.sqlite"

@@ -70,7 +70,8 @@ class Home:
     def leftovers(self) -> list[str]:
         """All that machines leave behind: processes, folders, sockets, locks and records."""
         found = [f"process {pid}" for pid in self.processes()]
-        for folder in (self.settings.sandboxes, self.settings.sockets, self.settings.snapshots):
+        s = self.settings
+        for folder in (s.sandboxes, s.sockets, s.snapshots, s.archives):
             found += map(str, folder.rglob("*"))
         for lock in (self.settings.home / "locks").glob("*"):
             if not lock.name.startswith(("capacity", "standby-")):

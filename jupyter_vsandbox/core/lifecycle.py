@@ -433,6 +433,9 @@ class Lifecycle:
                 await unless_ended(driver, sandbox.id, self._sync(sandbox, _MEND_SECONDS))
         await driver.stop(sandbox.id, grace=0)
         return self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)
+        for folder in self.settings.archives.glob("*"):
+            if not owner.lives(folder.name.rpartition(":")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
 
     # How a machine comes to life.
 

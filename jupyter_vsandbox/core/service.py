@@ -36,7 +36,7 @@ from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 _HAS_MACHINE = frozenset({State.RUNNING, State.RESTORING, State.STOPPED, State.HIBERNATED})
 
@@ -233,6 +233,60 @@ class SandboxService(Lifecycle):
             if sandbox.state is not State.STOPPED:
                 raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.STOPPED})
             return await self._snapshot(sandbox, Cause.FORK)
+
+    @contextlib.asynccontextmanager
+    async def pinned(
+        self, sandbox_id: str, snapshot_id: str = "", *, memory: bool = True, now: bool = False
+    ) -> AsyncIterator[Snapshot]:
+        """A snapshot whose files can be read for the length of a block; no verb disturbs it meanwhile.
+
+        Args:
+            sandbox_id: whose.
+            snapshot_id: which; "" for the present, of which there is a snapshot as long as the block
+                lasts. A hibernated sandbox is at one already.
+            memory: keep the memory of the present, too, if it runs.
+            now: do not wait for the running cell to end.
+        """
+        async with contextlib.AsyncExitStack() as cell:
+            if not snapshot_id:
+                await cell.enter_async_context(self._between_cells(sandbox_id, now))
+            async with self._settled(sandbox_id) as sandbox:
+                if sandbox.state is State.HIBERNATED:
+                    snapshot_id = snapshot_id or sandbox.snapshot
+                if snapshot_id:
+                    yield self._store.get_snapshot(snapshot_id)
+                    return
+                taken = await self._snapshot(sandbox, Cause.FORK, memory=memory)
+                try:
+                    await cell.aclose()  # cells may go on
+                    yield taken
+                finally:
+                    await self._remove_snapshots([taken])
+
+    async def take_in(
+        self, sandbox_id: str, arrive: Callable[[], Awaitable[tuple[Sandbox, Snapshot]]]
+    ) -> Sandbox:
+        """Record a sandbox that comes from elsewhere.
+
+        Args:
+            sandbox_id: its id, a new one.
+            arrive: brings its files, and says what to record: the sandbox, being restored, and the
+                snapshot that is all of its history.
+
+        Returns:
+            the sandbox, hibernated, or stopped where the snapshot has no memory.
+        """
+        try:
+            # Held while the files come, so that nobody takes them for left behind.
+            async with self._lock(sandbox_id):
+                sandbox, begin = await arrive()
+                self._store.add(sandbox, begin)
+                if begin.memory:
+                    return await self._asleep(sandbox)
+                return await self._put(sandbox, begin, memory=False)
+        except BaseException:
+            await self.delete(sandbox_id)
+            raise
 
     async def _new_at(
         self, sandbox: Sandbox, begin: Snapshot, *, memory: bool, name: str = "", origin: str = ""
@@ -552,6 +606,7 @@ class SandboxService(Lifecycle):
         cells, kept = self.cells_of(snapshot_id), self._checksum_of(snapshot_id)
         # Earlier versions kept no checksum.
         return cells.exists() and (not kept.exists() or kept.read_bytes() == checksum(cells).encode())
+
     def _edited(self, sandbox: Sandbox) -> bool:
         """Whether the notebook differs from what the snapshot holds that a sandbox is at."""
         kept, notebook = self.cells_of(sandbox.snapshot), Path(sandbox.notebook)

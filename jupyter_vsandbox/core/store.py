@@ -138,20 +138,19 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def add(self, sandbox: Sandbox) -> None:
-        """Record a new sandbox.
+    def add(self, sandbox: Sandbox, snapshot: Snapshot | None = None) -> None:
+        """Record a new sandbox and, in the same step, the snapshot that it begins at, if it comes with one.
 
         Raises:
             Conflict: its id is taken.
             NotFound: the snapshot that it is to begin at is gone.
         """
-        row = _to_row(sandbox)
-        columns = ", ".join(row)
-        marks = ", ".join(f":{name}" for name in row)
         try:
-            with self._transaction() as db:
+            with self._transaction(durable=snapshot is not None) as db:
+                _insert(db, "sandboxes", _to_row(sandbox))
+                if snapshot is not None:
+                    _insert(db, "snapshots", _snapshot_row(snapshot))
                 _require_snapshot(db, sandbox)
-                db.execute(f"INSERT INTO sandboxes ({columns}) VALUES ({marks})", row)  # noqa: S608
         except sqlite3.IntegrityError:
             raise Conflict(f"There is a sandbox {sandbox.id} already.") from None
 
@@ -239,11 +238,9 @@ class Store:
         Raises:
             Conflict: its history has one of that name.
         """
-        row = _snapshot_row(snapshot)
-        columns, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
         try:
             with self._transaction(durable=True) as db:
-                db.execute(f"INSERT INTO snapshots ({columns}) VALUES ({marks})", row)  # noqa: S608
+                _insert(db, "snapshots", _snapshot_row(snapshot))
                 return _change(db, snapshot.sandbox, None, values | {"snapshot": snapshot.id})
         except sqlite3.IntegrityError:
             raise Conflict(f"Sandbox {snapshot.sandbox} has a snapshot {snapshot.name!r} already.") from None
@@ -351,6 +348,11 @@ class Store:
             gone = db.execute("SELECT id FROM snapshots WHERE sandbox = ?", (sandbox_id,)).fetchall()
             db.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
         return [row["id"] for row in gone]
+
+
+def _insert(db: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    columns, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+    db.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)  # noqa: S608
 
 
 def _change(

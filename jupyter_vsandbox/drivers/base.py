@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from pathlib import Path
 
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Accelerator, Endpoint, Image, LinkKeys, Shape, Usage
+    from jupyter_vsandbox.work import Work
 
     Warm = Callable[[Endpoint, LinkKeys], Awaitable[None]]
 
@@ -53,6 +55,19 @@ class Saved:
 
     size: int
     pause: float
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much an export will come to.
+
+    Attributes:
+        size: bytes, at most.
+        sample: some of them, from all over, that tell how far they can be compressed.
+    """
+
+    size: int
+    sample: bytes
 
 
 @dataclass(frozen=True)
@@ -139,6 +154,53 @@ class Driver(Protocol):
 
     async def check_snapshot(self, snapshot_id: str, *, memory: bool) -> None:
         """Raise what `restore` would: called before a machine is ended to be put there."""
+
+    async def measure(self, snapshot_id: str, image: Image, *, memory: bool) -> Extent:
+        """Tell beforehand what `export_snapshot` will write, without reading it all; raises the same."""
+
+    async def export_snapshot(
+        self, snapshot_id: str, image: Image, folder: Path, work: Work, *, memory: bool
+    ) -> Mapping[str, str]:
+        """Write a snapshot to files that need nothing of this host but the image.
+
+        Nothing is changed. Cancelled or failed, it may leave files in `folder`.
+
+        Args:
+            snapshot_id: which.
+            image: what its machine was made from.
+            folder: empty; gets files with simple names and no folders. Their format is the driver's.
+            work: is told of the bytes written.
+            memory: write memory and devices as well as the disk.
+
+        Returns:
+            what must be the same on the host where its memory is loaded, for `check_import`.
+
+        Raises:
+            NotFound: the snapshot's files are gone.
+            Permanent: one is damaged; it is named.
+            Unsupported: its memory cannot be loaded here, so nobody knows where it can; its disk can.
+        """
+
+    async def check_import(self, needs: Mapping[str, str], shape: Shape) -> None:
+        """Raise `Unsupported` if memory with these needs cannot be loaded on this host."""
+
+    async def import_snapshot(
+        self, snapshot_id: str, image: Image, shape: Shape, folder: Path, *, memory: bool
+    ) -> Saved:
+        """Make a new snapshot of files that `export_snapshot` wrote on whatever host; they are moved.
+
+        The files may be of anybody's making. Cancelled or failed, it leaves no snapshot.
+
+        Args:
+            snapshot_id: name of the snapshot.
+            image: has the very disk that the exported one was made from.
+            shape: size of the machine.
+            folder: holds the files.
+            memory: take memory and devices as well as the disk; `check_import` found no obstacle.
+
+        Raises:
+            Permanent: the files are not what such an export writes.
+        """
 
     async def resume(self, machine_id: str) -> None:
         """Let a machine run on that stands still.

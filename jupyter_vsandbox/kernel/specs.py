@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,27 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.runtimes.recipe import Recipe
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What Jupyter shows of a runtime that has no recipe here.
+
+    Attributes:
+        name: the runtime's name.
+        display_name: what the kernel picker shows.
+        language: the kernel's language, for instance ``python``.
+    """
+
+    name: str
+    display_name: str
+    language: str
+
+
 def spec_name(runtime: str) -> str:
     """The kernel's name in Jupyter."""
     return f"vsandbox-{runtime}"
 
 
-def kernel_json(recipe: Recipe, driver: str = "qemu") -> dict[str, object]:
+def kernel_json(recipe: Recipe | Offer, driver: str = "qemu") -> dict[str, object]:
     """The content of ``kernel.json``."""
     return {
         # Never run on the host: the provisioner starts what the guest's own recipe says.
@@ -42,7 +58,7 @@ def kernel_json(recipe: Recipe, driver: str = "qemu") -> dict[str, object]:
     }
 
 
-def install(recipe: Recipe) -> str:
+def install(recipe: Recipe | Offer) -> str:
     """Write or replace the kernelspec of a runtime in this Python environment, or for this user.
 
     Returns:

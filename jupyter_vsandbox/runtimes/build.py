@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-import signal
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jupyter_vsandbox.domain.errors import Exhausted, NotFound, Permanent
 from jupyter_vsandbox.domain.model import GIB, Image, Shape
 from jupyter_vsandbox.files import sync_folder, try_locked
+from jupyter_vsandbox.qcow2 import require_alone
 from jupyter_vsandbox.runtimes import bootstrap, hostconfig, mirror, payload
 from jupyter_vsandbox.runtimes.catalog import Catalog
 from jupyter_vsandbox.runtimes.diagnosis import diagnose
 from jupyter_vsandbox.runtimes.process import Log, run
 from jupyter_vsandbox.settings import private_folder
+from jupyter_vsandbox.work import terminable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from jupyter_vsandbox.runtimes.recipe import Recipe
     from jupyter_vsandbox.settings import Settings
@@ -42,7 +43,9 @@ APPEND = (
 """The kernel command line that images are made for, the console aside. A disk that is not
 ``/dev/vda`` is found by ``root=LABEL=vsandbox``."""
 
-_PARTS = ("disk.qcow2", "vmlinuz", "initrd.img", "manifest.json")
+PARTS = ("disk.qcow2", "vmlinuz", "initrd.img", "manifest.json")
+"""The files of an image."""
+
 _BUILDING = ".build-"
 _IMAGE_ID = re.compile(r"[a-z0-9][a-z0-9._-]*-[0-9a-f]{12}")
 _FORMAT = 1
@@ -95,7 +98,7 @@ def build(recipe: Recipe, settings: Settings, progress: Progress = silent) -> Im
         sources = mirror.sources_for(recipe.base.suite, override=settings.mirror)
         work = settings.images / f"{_BUILDING}{recipe.name}+{secrets.token_hex(6)}"
         try:
-            with _terminable():
+            with terminable():
                 work.mkdir(mode=0o700)
                 _require_space(work)
                 _make(recipe, digest, arch, sources, work, settings, progress)
@@ -149,6 +152,62 @@ def get(image_id: str, settings: Settings) -> Image:
         existing = ", ".join(image.id for image in images(settings)) or "none at all"
         raise NotFound(f"There is no image {image_id!r}. There is: {existing}.")
     return image
+
+
+def parts(image: Image) -> dict[str, Path]:
+    """The files of an image, by name."""
+    return {name: Path(image.folder) / name for name in PARTS}
+
+
+def language(image: Image) -> str:
+    """The language of an image's kernel, "python" where that is not told."""
+    manifest = json.loads((Path(image.folder) / "manifest.json").read_text(encoding="utf-8"))
+    try:
+        return str(manifest["inputs"]["recipe"]["language"])
+    except (KeyError, TypeError):
+        return "python"
+
+
+def adopt(folder: Path, checksums: Mapping[str, str], settings: Settings) -> Image:
+    """Make an image of files that come from elsewhere; they are moved. Harmless twice.
+
+    It is named by what it is, not by what it says that it was made of: so it never takes the place of
+    what a recipe builds to.
+
+    Args:
+        folder: has the files of an image, see `PARTS`.
+        checksums: SHA-256 of each.
+        settings: where images are.
+
+    Raises:
+        Permanent: it is no whole image.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest |= {"created": time.time(), "digest": ""}
+        image = _image(manifest, folder, 0)
+        facts = [image.runtime, image.append, asdict(image.shape), *(checksums[name] for name in PARTS[:-1])]
+        require_alone(folder / "disk.qcow2")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Permanent(f"The image that came with it is not whole: {error}.") from error
+    manifest["digest"] = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    image_id = _id(image.runtime, manifest["digest"])
+    if not _IMAGE_ID.fullmatch(image_id) or image.shape.memory <= 0 or image.shape.vcpus <= 0:
+        raise Permanent(f"The image that came with it cannot be used: it is called {image_id!r}.")
+    private_folder(settings.images)
+    with _lock(image.runtime, settings, silent):
+        _sweep(settings, image.runtime)
+        if (existing := _load(settings.images / image_id)) is not None:
+            return existing
+        work = settings.images / f"{_BUILDING}{image.runtime}+{secrets.token_hex(6)}"
+        try:
+            work.mkdir(mode=0o700)
+            for name in PARTS[:-1]:
+                shutil.move(folder / name, work / name)
+            (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            return _publish(work, settings.images / image_id)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def remove(image_id: str, settings: Settings) -> None:
@@ -218,9 +277,9 @@ def _make(
 def _publish(work: Path, folder: Path) -> Image:
     """Turn the finished folder `work` into the image in `folder`, at once and for good."""
     for path in work.iterdir():
-        if path.name not in _PARTS:
+        if path.name not in PARTS:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for name in _PARTS:
+    for name in PARTS:
         (work / name).chmod(0o444)
     sync_folder(work)
     if folder.exists():  # one that is not whole, or it would have been found
@@ -238,7 +297,7 @@ def _load(folder: Path) -> Image | None:
     """The image in `folder`, `None` unless it is whole."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        sizes = [(folder / name).stat().st_blocks * 512 for name in _PARTS]
+        sizes = [(folder / name).stat().st_blocks * 512 for name in PARTS]
         image = _image(manifest, folder, sum(sizes))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -299,24 +358,6 @@ def _sweep(settings: Settings, held: str) -> None:
         with try_locked(settings.images / f".lock-{runtime}") as dead:
             if dead:
                 shutil.rmtree(leftover, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind a build as Ctrl-C does, where nobody else has taken charge of that signal."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def leave(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _sync(path: Path) -> None:

@@ -6,21 +6,25 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import os
+import shutil
 import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from jupyter_vsandbox.domain.errors import NotFound, SandboxError, Unsupported
+from jupyter_vsandbox.domain.errors import NotFound, Permanent, SandboxError, Unsupported
 from jupyter_vsandbox.domain.model import MIB, Usage
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.drivers.qemu import memory
 from jupyter_vsandbox.link import AgentLink, new_keys
+from jupyter_vsandbox.work import Work
 from tests.guest import ANSWER_SECONDS, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
 
     from jupyter_vsandbox.domain.model import Endpoint, Image, LinkKeys
     from jupyter_vsandbox.drivers.base import Driver, Template, Warm
@@ -41,6 +45,13 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def home(new_home: NewHome) -> Iterator[Home]:
+    with new_home(own_templates=True) as home:
+        yield home
+
+
+@pytest.fixture
+def elsewhere(new_home: NewHome) -> Iterator[Home]:
+    """Another home, in which there is nothing but the image."""
     with new_home(own_templates=True) as home:
         yield home
 
@@ -285,6 +296,45 @@ async def test_memory_of_another_qemu_is_refused_and_the_disk_can_be_had(
             await driver.delete(machine_id)
             await driver.forget(["c" * 12])
     assert home.leftovers() == []
+
+
+async def test_a_snapshot_goes_on_where_nothing_but_the_image_is_known(
+    driver: Driver, home: Home, image: Image, template: Template, elsewhere: Home, tmp_path: Path
+) -> None:
+    out, spoilt = tmp_path / "out", tmp_path / "spoilt"
+    out.mkdir()
+    async with machine(driver, template) as (machine_id, endpoint):
+        begun = "value, file = 'first', open('mine', 'w'); file.write('x'); file.flush()"
+        assert await run(endpoint, template.keys, begun) == "ok"
+        await driver.snapshot(machine_id, "f" * 12, memory=True)
+        assert await run(endpoint, template.keys, "value = 'second'") == "ok"
+        told: list[int] = []
+        extent = await driver.measure("f" * 12, image, memory=True)
+        needs = await driver.export_snapshot("f" * 12, image, out, Work(told.append), memory=True)
+        assert sum(told) <= sum(each.stat().st_size for each in out.iterdir()) <= extent.size
+        assert await run(endpoint, template.keys, "assert value == 'second'") == "ok"
+        await driver.forget(["f" * 12])
+    assert home.leftovers() == []
+    shutil.copytree(out, spoilt)
+    os.truncate(max(spoilt.iterdir(), key=lambda each: each.stat().st_size), 4096)
+    there = registry.get(driver.name, elsewhere.settings)
+    with pytest.raises(Unsupported, match="disk only"):
+        await there.check_import(dict.fromkeys(needs, "another"), image.shape)
+    await there.check_import(needs, image.shape)
+    for folder in (tmp_path / "empty", spoilt):
+        with pytest.raises(Permanent):
+            await there.import_snapshot("f" * 12, image, image.shape, folder, memory=True)
+        assert elsewhere.leftovers() == []
+    saved = await there.import_snapshot("f" * 12, image, image.shape, out, memory=True)
+    assert saved.size > MIB
+    try:
+        back = await there.restore("a" * 12, "f" * 12)
+        assert back is not None
+        check = "assert value == 'first' and open('mine').read() == 'x'"
+        assert await run(back, template.keys, check) == "ok"
+    finally:
+        await there.delete("a" * 12)
+        await there.forget(["f" * 12])
 
 
 async def test_a_failed_snapshot_leaves_nothing_and_the_machine_runs_on(

@@ -357,7 +357,7 @@ def test_build_tells_its_progress_and_installs_the_kernelspec(settings, built, r
 def test_build_draws_a_bar_on_a_terminal(capsys):
     from rich.console import Console
 
-    with render.build_progress(Console(file=sys.stderr, force_terminal=True, width=100)) as progress:
+    with render.progress(Console(file=sys.stderr, force_terminal=True, width=100)) as progress:
         progress("wait", None, "Waiting")
         progress("disk", 0.5, "Writing [bold]")
     said = capsys.readouterr().err
@@ -447,6 +447,29 @@ def test_doctor(settings, built, run, monkeypatch, status, code):
     assert found == code
     assert document["ok"] is (code == 0)
     assert document["checks"][1]["status"] == "ok"
+
+
+def test_an_export_needs_a_file_and_a_sandbox(sandboxes, run, tmp_path):
+    code, _, err = run("export", "aaaa")
+    assert code == 2
+    assert "--dry-run" in err
+    assert run("export", "nowhere", str(tmp_path / "x"))[0] == 3
+    (tmp_path / "x").touch()
+    code, _, err = run("export", "aaaa", str(tmp_path / "x"))
+    assert code == 4
+    assert "already" in err
+    assert run("export", "aaaa", str(tmp_path / "none" / "x"))[0] == 3
+
+
+def test_what_cannot_be_imported_is_named(settings, driver, run, tmp_path):
+    code, _, err = run("import", str(tmp_path / "none"))
+    assert code == 3
+    assert str(tmp_path / "none") in err
+    (tmp_path / "x").write_bytes(b"something else" * 99)
+    code, out, err = run("import", str(tmp_path / "x"), "--json")
+    assert code == 1
+    assert str(tmp_path / "x") in err
+    assert json.loads(out)["error"]["kind"] == "Permanent"
 
 
 @pytest.mark.parametrize(

@@ -136,15 +136,6 @@ async def probe(
     return Accelerator("tcg", verdict.reason)
 
 
-def processor() -> str:
-    """The name of the host's processor, which guests see under KVM."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "unknown"
-
-
 def _cannot_open(device: Path) -> str:
     """Say why KVM's device cannot be opened and what helps; "" if it can."""
     try:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from jupyter_vsandbox import faults
 from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Permanent, Transient, Unsupported
 from jupyter_vsandbox.domain.model import Endpoint, Usage
 from jupyter_vsandbox.drivers.base import Capabilities, Saved
-from jupyter_vsandbox.drivers.qemu import accel, fitting, template
+from jupyter_vsandbox.drivers.qemu import accel, fitting, portable, template
 from jupyter_vsandbox.drivers.qemu.checks import checks
 from jupyter_vsandbox.drivers.qemu.command import Command, disk_node
 from jupyter_vsandbox.drivers.qemu.disk import require_room, size
@@ -31,13 +32,14 @@ from jupyter_vsandbox.files import exhausted_if_full, new_folder, write_private
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Accelerator, Image, LinkKeys, Shape
-    from jupyter_vsandbox.drivers.base import Template, Warm
+    from jupyter_vsandbox.drivers.base import Extent, Template, Warm
     from jupyter_vsandbox.drivers.qemu.memory import Pages
     from jupyter_vsandbox.settings import Settings
+    from jupyter_vsandbox.work import Work
 
 _DISK = "disk.qcow2"
 _CONSOLE = "console.log"
@@ -330,6 +332,49 @@ class QemuDriver:
             await self._check_loadable(point)
         await asyncio.to_thread(self._points.verify, point, memory=memory)
 
+    async def measure(self, snapshot_id: str, image: Image, *, memory: bool) -> Extent:
+        """See `Driver`."""
+        point, ram = await self._portable(snapshot_id, memory=memory)
+        base = Path(image.folder) / template.DISK
+        return await asyncio.to_thread(portable.measure, self._points, point, ram, base)
+
+    async def export_snapshot(
+        self, snapshot_id: str, image: Image, folder: Path, work: Work, *, memory: bool
+    ) -> Mapping[str, str]:
+        """See `Driver`."""
+        point, ram = await self._portable(snapshot_id, memory=memory)
+        await work.run(lambda: self._points.verify(point, memory=memory))
+        await portable.write(self._points, point, ram, Path(image.folder) / template.DISK, folder, work)
+        source = self._template(point.template)
+        return {} if ram is None or source is None else fitting.machine(self._clone(source, Path()))
+
+    async def _portable(self, snapshot_id: str, *, memory: bool) -> tuple[Point, Path | None]:
+        """A snapshot, and the memory of its template where its own is wanted."""
+        point = self._points.get(snapshot_id)
+        if not memory:
+            return point, None
+        await self._check_loadable(point)
+        return point, self._settings.templates / point.template / template.RAM
+
+    async def check_import(self, needs: Mapping[str, str], shape: Shape) -> None:
+        """See `Driver`."""
+        accelerator = await accel.probe(self._settings)
+        here = self._command(Path(), "", shape, accelerator.name, Path())
+        fitting.require("the archive", needs, fitting.machine(here))
+
+    async def import_snapshot(
+        self, snapshot_id: str, image: Image, shape: Shape, folder: Path, *, memory: bool
+    ) -> Saved:
+        """See `Driver`."""
+        point = Point(snapshot_id, f"{uuid.uuid4().hex[:16]}.qcow2")
+        if memory:
+            accelerator = await accel.probe(self._settings)
+            command = self._command(Path(image.folder), image.append, shape, accelerator.name, folder)
+            blank = await self._blank(image, command)
+            point = replace(point, memory=True, template=blank.id, machine=self._facts(blank))
+        await portable.take(self._points, point, shape, Path(image.folder) / template.DISK, folder)
+        return Saved(self._points.size(snapshot_id), 0.0)
+
     async def resume(self, machine_id: str) -> None:
         """See `Driver`."""
         folder = self._folder(machine_id)
@@ -411,7 +456,7 @@ class QemuDriver:
         here = self._facts(source)
         if source.accelerator != "tcg":  # which every host has
             here["accelerator"] = (await accel.probe(self._settings)).name
-        fitting.require(point, here)
+        fitting.require(f"snapshot {point.id}", point.machine, here)
 
     async def stop(self, machine_id: str, grace: float) -> None:
         """See `Driver`."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
-import struct
 import uuid
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -22,6 +20,7 @@ from jupyter_vsandbox.domain.errors import NotFound, Permanent
 from jupyter_vsandbox.drivers.qemu.disk import create_overlay
 from jupyter_vsandbox.drivers.qemu.memory import INDEX, PAGES
 from jupyter_vsandbox.files import checksum, write_private
+from jupyter_vsandbox.qcow2 import header
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
@@ -240,17 +239,10 @@ def checksums(folder: Path, layer: Path, *, memory: bool) -> dict[str, str]:
 
 
 def backing_of(path: Path) -> Path | None:
-    """What a qcow2 file builds on, from its header (docs/interop/qcow2.txt in QEMU's source)."""
-    from pathlib import Path
-
+    """What a layer builds on, `None` if that cannot be told."""
     try:
-        with open(path, "rb") as file:
-            offset, length = struct.unpack(">8xQI", file.read(20))
-            if not offset:
-                return None
-            file.seek(offset)
-            return Path(os.fsdecode(file.read(length)))
-    except (FileNotFoundError, struct.error):
+        return header(path).backing
+    except (FileNotFoundError, Permanent):
         return None
 
 
