@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox.core import owner
-from jupyter_vsandbox.core.lifecycle import ADOPT_SECONDS, Lifecycle, unless_ended
+from jupyter_vsandbox.core.changes import Records
+from jupyter_vsandbox.core.labels import Labels
+from jupyter_vsandbox.core.lifecycle import ADOPT_SECONDS, unless_ended
 from jupyter_vsandbox.domain.errors import (
     Conflict,
     InvalidRequest,
@@ -46,7 +48,7 @@ _PREFIXES = {
 }
 
 
-class SandboxService(Lifecycle):
+class SandboxService(Labels):
     """All verbs. One per process is enough; several processes may have one at once."""
 
     # What there is.
@@ -54,6 +56,18 @@ class SandboxService(Lifecycle):
     def history(self, sandbox_id: str) -> builtins.list[Snapshot]:
         """The snapshots of a sandbox, oldest first."""
         return self._store.snapshots(sandbox_id)
+
+    def records(self) -> Records:
+        """All sandboxes and snapshots of one moment."""
+        return Records.of(*self._store.everything())
+
+    def get_snapshot(self, snapshot_id: str) -> Snapshot:
+        """One snapshot by its full id, whose ever.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return self._store.get_snapshot(snapshot_id)
 
     def find_snapshot(self, sandbox_id: str, wanted: str) -> Snapshot:
         """The snapshot of a sandbox that has the name `wanted`, or whose id begins so.

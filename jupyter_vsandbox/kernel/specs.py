@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.runtimes.recipe import Recipe
 
 
+ATTACH = "VSANDBOX_ATTACH"
+"""Environment variable for a kernel that is to run in a sandbox that exists: its id."""
+
+
 def spec_name(runtime: str) -> str:
     """The kernel's name in Jupyter."""
     return f"vsandbox-{runtime}"
