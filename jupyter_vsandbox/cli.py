@@ -153,16 +153,13 @@ def images_rm(session: Session, arguments: argparse.Namespace) -> int:
     import asyncio
 
     from jupyter_vsandbox import render
-    from jupyter_vsandbox.drivers import registry
+    from jupyter_vsandbox.core import images
     from jupyter_vsandbox.kernel import specs
     from jupyter_vsandbox.runtimes import build
 
     image = _find_image(arguments.id, build.images(session.settings))
     with session.service() as service:
-        asyncio.run(_release(image, service))
-        for name in registry.names():
-            service.driver(name).remove_templates(image.id)
-        build.remove(image.id, session.settings)
+        asyncio.run(images.remove(service, image))
     try:
         build.find(image.runtime, session.settings)
     except SandboxError:  # no image of the recipe as it is now
@@ -454,21 +451,6 @@ def _find_image(prefix: str, images: Sequence[Image]) -> Image:
         names = ", ".join(image.id for image in found)
         raise InvalidRequest(f"{prefix!r} fits {len(found)} images: {names}. Give more of the id.")
     return found[0]
-
-
-async def _release(image: Image, service: SandboxService) -> None:
-    """End the standbys of an image; refuse if sandboxes of users need it."""
-    from jupyter_vsandbox.domain.model import State
-
-    users = [sandbox for sandbox in service.list() if sandbox.image == image.id]
-    needed = [sandbox.id for sandbox in users if sandbox.state is not State.STANDBY]
-    if needed:
-        raise Conflict(
-            f"Image {image.id} is needed by sandboxes {', '.join(needed)}: their disks build on it. "
-            f"Remove those first: {PROGRAM} rm {' '.join(needed)}"
-        )
-    for sandbox in users:
-        await service.delete(sandbox.id)
 
 
 def _check_kernelspecs(settings: Settings) -> list[Check]:

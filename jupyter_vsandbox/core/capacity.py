@@ -31,6 +31,11 @@ def available() -> int:
     raise OSError("/proc/meminfo has no line MemAvailable")
 
 
+def budget(in_use: int, settings: Settings) -> int:
+    """Bytes that may be promised to all machines together; `in_use` is what they take right now."""
+    return int((settings.memory_budget or available() + in_use) * settings.memory_overcommit)
+
+
 def require(shape: Shape, running: Iterable[Shape], in_use: int, settings: Settings) -> None:
     """Raise `Exhausted` if a machine of `shape` does not fit beside those that run.
 
@@ -43,14 +48,14 @@ def require(shape: Shape, running: Iterable[Shape], in_use: int, settings: Setti
         in_use: bytes that those machines take right now.
         settings: budget and overcommit.
     """
-    budget = settings.memory_budget or available() + in_use
+    limit = budget(in_use, settings)
     promised = sum(cost(other, settings) for other in running)
     needed = cost(shape, settings)
-    free = int(budget * settings.memory_overcommit) - promised
+    free = limit - promised
     if needed > free:
         raise Exhausted(
             f"Not enough memory for one more sandbox: it needs {needed // MIB} MiB and "
-            f"{max(free, 0) // MIB} MiB are free (of {int(budget * settings.memory_overcommit) // MIB} MiB, "
+            f"{max(free, 0) // MIB} MiB are free (of {limit // MIB} MiB, "
             f"{promised // MIB} MiB are promised to others). Shut a kernel down, or see "
             "`jupyter vsandbox list` for what runs."
         )

@@ -52,7 +52,8 @@ _MEND_SECONDS = 3.0
 _STILL_SECONDS = 5.0
 _KERNEL_SOCKETS = "k"
 _STANDBY_MARGIN = 60.0  # a standby this near to its end is not worth claiming
-_ACTIVE = frozenset({State.STARTING, State.STANDBY, State.RUNNING, State.RESTORING, State.STOPPING})
+ACTIVE = frozenset({State.STARTING, State.STANDBY, State.RUNNING, State.RESTORING, State.STOPPING})
+"""The states in which a sandbox has memory promised to it."""
 
 
 class Lifecycle:
@@ -527,7 +528,7 @@ class Lifecycle:
                 return
 
     def _require_memory(self, sandbox: Sandbox, image: Image) -> None:
-        others = [s for s in self._store.all() if s.state in _ACTIVE and s.id != sandbox.id]
+        others = [s for s in self._store.all() if s.state in ACTIVE and s.id != sandbox.id]
         in_use = sum(self.driver(s.driver).usage(s.id).memory for s in others)
         capacity.require(image.shape, [s.shape for s in others], in_use, self.settings)
 

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from jupyter_vsandbox import faults
 from jupyter_vsandbox.core import owner
-from jupyter_vsandbox.core.lifecycle import ADOPT_SECONDS, Lifecycle, unless_ended
+from jupyter_vsandbox.core.changes import Records
+from jupyter_vsandbox.core.labels import Labels
+from jupyter_vsandbox.core.lifecycle import ADOPT_SECONDS, unless_ended
 from jupyter_vsandbox.domain.errors import (
     Conflict,
     InvalidRequest,
@@ -51,7 +53,7 @@ _PREFIXES = {
 }
 
 
-class SandboxService(Lifecycle):
+class SandboxService(Labels):
     """All verbs. One per process is enough; several processes may have one at once."""
 
     # What there is.
@@ -59,6 +61,10 @@ class SandboxService(Lifecycle):
     def history(self, sandbox_id: str) -> builtins.list[Snapshot]:
         """The snapshots of a sandbox, oldest first."""
         return self._store.snapshots(sandbox_id)
+
+    def records(self) -> Records:
+        """All sandboxes and snapshots of one moment."""
+        return Records.of(*self._store.everything())
 
     def get_snapshot(self, snapshot_id: str) -> Snapshot:
         """One snapshot by its full id, of whichever sandbox.

@@ -172,6 +172,22 @@ class Store:
             rows = self._db.execute("SELECT * FROM sandboxes ORDER BY created, id").fetchall()
         return [_from_row(row) for row in rows]
 
+    def version(self) -> int:
+        """A number that is another one once somebody else has written, in this process or another."""
+        with self._lock:
+            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    def everything(self) -> tuple[list[Sandbox], list[Snapshot]]:
+        """All records of one moment, oldest first."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            try:
+                sandboxes = self._db.execute("SELECT * FROM sandboxes ORDER BY created, id").fetchall()
+                snapshots = self._db.execute("SELECT * FROM snapshots ORDER BY created, id").fetchall()
+            finally:
+                self._db.execute("COMMIT")
+        return [_from_row(row) for row in sandboxes], [_to_snapshot(row) for row in snapshots]
+
     def change(self, sandbox_id: str, expected: State | None = None, **values: Any) -> Sandbox:
         """Change fields of a record, all or none, and return it as it is then.
 
@@ -266,6 +282,29 @@ class Store:
         """
         with self._lock:
             row = self._db.execute("SELECT * FROM snapshots WHERE id = ?", (snapshot_id,)).fetchone()
+        if row is None:
+            raise NotFound(f"There is no snapshot {snapshot_id}.")
+        return _to_snapshot(row)
+
+    def label_snapshot(self, snapshot_id: str, **values: str) -> Snapshot:
+        """Change the name or the note of a snapshot and return it as it is then.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: its history has another one of that name.
+        """
+        assignments = ", ".join(f"{column} = :{column}" for column in values)
+        try:
+            with self._transaction() as db:
+                row = db.execute(
+                    f"UPDATE snapshots SET {assignments} WHERE id = :id RETURNING *",  # noqa: S608
+                    {**values, "id": snapshot_id},
+                ).fetchone()
+        except sqlite3.IntegrityError:
+            name = values.get("name", "")
+            raise Conflict(
+                f"There is another snapshot {name!r} in its history; choose another name."
+            ) from None
         if row is None:
             raise NotFound(f"There is no snapshot {snapshot_id}.")
         return _to_snapshot(row)

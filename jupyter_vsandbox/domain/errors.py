@@ -50,7 +50,16 @@ class InvalidState(SandboxError):
 
 
 class InvalidRequest(SandboxError):
-    """The caller's words are wrong: a name, a recipe, a size."""
+    """The caller's words are wrong: a name, a recipe, a size.
+
+    Args:
+        message: which, and what to write instead.
+        field: what holds them, where the request has fields.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class Unsupported(SandboxError):

@@ -21,6 +21,7 @@ from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.kernel.engine import Engine
 from jupyter_vsandbox.kernel.machine import KernelMachine
 from jupyter_vsandbox.kernel.relay import PORTS
+from jupyter_vsandbox.kernel.specs import ATTACH
 
 if TYPE_CHECKING:
     from jupyter_client.connect import KernelConnectionInfo
@@ -30,11 +31,9 @@ if TYPE_CHECKING:
 
 # Facts of this host that would mislead a guest, even where a caller adds them.
 _NOT_FOR_GUESTS = frozenset(
-    {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL", "PATH", "HOME", "USER", "VIRTUAL_ENV", "VSANDBOX_ATTACH"}
+    {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL", "PATH", "HOME", "USER", "VIRTUAL_ENV", ATTACH}
 )
 _STOP_SECONDS = 10.0
-ATTACH = "VSANDBOX_ATTACH"
-"""Environment variable for a kernel that is to run in a sandbox that exists: its id."""
 
 
 class SandboxProvisioner(KernelProvisionerBase):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.runtimes.recipe import Recipe
 
 
+ATTACH = "VSANDBOX_ATTACH"
+"""Environment variable for a kernel that is to run in a sandbox that exists: its id."""
+
+
 @dataclass(frozen=True)
 class Offer:
     """What Jupyter shows of a runtime that has no recipe here.

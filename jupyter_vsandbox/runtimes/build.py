@@ -27,7 +27,7 @@ from jupyter_vsandbox.settings import private_folder
 from jupyter_vsandbox.work import terminable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from jupyter_vsandbox.runtimes.recipe import Recipe
     from jupyter_vsandbox.settings import Settings
@@ -70,12 +70,27 @@ def silent(stage: str, fraction: float | None, message: str) -> None:
     """A `Progress` that says nothing."""
 
 
-def build(recipe: Recipe, settings: Settings, progress: Progress = silent) -> Image:
+def unheard(line: str) -> None:
+    """Told the lines of a build's log by whom nobody listens to."""
+
+
+def build(
+    recipe: Recipe,
+    settings: Settings,
+    progress: Progress = silent,
+    listen: Callable[[str], None] = unheard,
+) -> Image:
     """Build `recipe`, or return the image that there is already.
 
-    Called by the CLI; blocks for minutes. Building twice is harmless. Two builds of one runtime,
-    in whatever processes, come one after the other, and the second finds the first one's image.
-    However a build ends, only a whole image is ever seen by `images` and `find`.
+    Called by the CLI and the server; blocks for minutes. Building twice is harmless. Two builds of one
+    runtime, in whatever processes, come one after the other, and the second finds the first one's
+    image. However a build ends, only a whole image is ever seen by `images` and `find`.
+
+    Args:
+        recipe: what to build.
+        settings: where to.
+        progress: told of each step; what it raises ends the build.
+        listen: told each line of the log; what it raises ends the build.
 
     Raises:
         Exhausted: there is not enough free disk space.
@@ -101,7 +116,7 @@ def build(recipe: Recipe, settings: Settings, progress: Progress = silent) -> Im
             with terminable():
                 work.mkdir(mode=0o700)
                 _require_space(work)
-                _make(recipe, digest, arch, sources, work, settings, progress)
+                _make(recipe, digest, arch, sources, work, settings, progress, listen)
                 image = _publish(work, settings.images / _id(recipe.name, digest))
         except OSError as error:
             raise Permanent(f"Runtime {recipe.name!r}: the build failed: {error}.") from error
@@ -233,6 +248,7 @@ def _make(
     work: Path,
     settings: Settings,
     progress: Progress,
+    listen: Callable[[str], None],
 ) -> None:
     """Fill `work` with the parts of an image."""
     progress("check", 0.01, "Reading this host's package settings")
@@ -243,12 +259,17 @@ def _make(
     env = {"PATH": bootstrap.PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **host.build_env}
     env["TMPDIR"] = str(bootstrap.scratch(work))
     watcher = bootstrap.Watcher(lambda stage, share, text: progress(stage, 0.02 + 0.90 * share, text))
+
+    def watch(line: str) -> None:
+        listen(line)
+        watcher(line)
+
     with Log(settings.home / "logs" / f"build-{recipe.name}.log") as log:
         descriptor = os.open(outputs.raw, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             os.fchmod(descriptor, 0o666)  # for the build's other user ids; the folder is closed
             argv = bootstrap.command(recipe, sources, host, outputs, descriptor, arch)
-            if run(argv, log, watcher, env=env, pass_fds=[descriptor]) != 0:
+            if run(argv, log, watch, env=env, pass_fds=[descriptor]) != 0:
                 raise diagnose(recipe, log)
         finally:
             os.close(descriptor)
