@@ -373,6 +373,9 @@ class Lifecycle:
         for folder in self.settings.sockets.glob(f"{_KERNEL_SOCKETS}*"):
             if not owner.lives(folder.name.removeprefix(_KERNEL_SOCKETS).rpartition(":")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.settings.archives.glob("*"):
+            if not owner.lives(folder.name.rpartition(":")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
         if self._at_rest():
             snapshots = self._store.snapshot_ids()
             for name, left in debris.items():
@@ -434,9 +437,6 @@ class Lifecycle:
                 await unless_ended(driver, sandbox.id, self._sync(sandbox, _MEND_SECONDS))
         await driver.stop(sandbox.id, grace=0)
         return self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)
-        for folder in self.settings.archives.glob("*"):
-            if not owner.lives(folder.name.rpartition(":")[0]):
-                shutil.rmtree(folder, ignore_errors=True)
 
     # How a machine comes to life.
 
