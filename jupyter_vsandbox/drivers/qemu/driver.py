@@ -301,11 +301,13 @@ class QemuDriver:
         private_folder(self._settings.sockets / machine_id)
 
         async def fill(pid: int) -> None:
-            try:
-                await asyncio.to_thread(put_back, pid, origin / template.RAM, layers)
-            except OSError as error:
+            filling = asyncio.to_thread(put_back, pid, origin / template.RAM, layers)
+            [error] = await asyncio.gather(filling, return_exceptions=True)
+            await verified  # first: what is damaged fails in any way
+            if isinstance(error, OSError):
                 raise Unsupported(str(error)) from error
-            await verified
+            if error is not None:
+                raise error
             faults.point("restore.filled")
 
         state = self._points.path(point.id) / STATE
