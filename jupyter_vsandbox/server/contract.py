@@ -1,9 +1,12 @@
-"""openapi.yaml as the server reads it: bodies of requests are checked against its schemas."""
+"""openapi.yaml as the server reads it: bodies of requests are checked against its schemas.
+
+Each request is a class with the name, the fields and the defaults of a schema there.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SandboxChange:
-    """See the schemas of these names for what the fields mean."""
+    """What a sandbox is to be called."""
 
     name: str
 
@@ -83,10 +86,13 @@ class RuntimeRequest:
     """A recipe file."""
 
     recipe: str
-    replace: bool = field(default=False)
+    replace: bool = False
 
 
 R = TypeVar("R")
+
+_QUOTED = 300
+"""How much of what is wrong is told; it may be all of a long body."""
 
 
 def read(kind: type[R], body: bytes) -> R:
@@ -126,13 +132,12 @@ def _refuse(constant: str) -> NoReturn:
 
 def _refusal(error: jsonschema.ValidationError) -> InvalidRequest:
     where = ".".join(map(str, error.absolute_path))
-    if error.validator in {"required", "additionalProperties"} and isinstance(error.instance, dict):
-        known = error.schema.get("properties", {})
-        wrong = [name for name in error.schema.get("required", ()) if name not in error.instance]
-        wrong = wrong or [name for name in error.instance if name not in known]
-        where = f"{where}.{wrong[0]}" if where else str(wrong[0])
+    wrong = ""
+    if error.validator == "required":
+        wrong = next(name for name in error.validator_value if name not in error.instance)
+    elif error.validator == "additionalProperties":
+        wrong = next(name for name in error.instance if name not in error.schema["properties"])
+    if wrong:
+        where = f"{where}.{wrong}" if where else wrong
     message = error.message if len(error.message) < _QUOTED else f"{error.message[:_QUOTED]}…"
     return InvalidRequest(f"{where or 'The body'}: {message}.", where)
-
-
-_QUOTED = 300

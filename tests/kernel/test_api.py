@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from tests.conftest import Home
+    from tests.conftest import Home, Until
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(1200)]
 
@@ -45,6 +47,20 @@ def notebook(home: Home) -> Path:
     return path
 
 
+@pytest.fixture
+def listening(server: Server, until: Until) -> Server:
+    """The server, which tells its address a little before it listens there."""
+
+    def connects() -> bool:
+        address = urlsplit(server.url)
+        with contextlib.suppress(OSError), socket.create_connection((address.hostname, address.port)):
+            return True
+        return False
+
+    until(connects, SECONDS)
+    return server
+
+
 class Api:
     """The API of a server, and what it has told by events."""
 
@@ -57,16 +73,16 @@ class Api:
     async def subscribed(self) -> AsyncIterator[Api]:
         """Collect events for the length of a block; each must keep to its schema."""
         url = f"ws{self._server.url.removeprefix('http')}api/events/subscribe?token={TOKEN}"
-        socket = await websocket_connect(url)
-        task = asyncio.create_task(self._collect(socket))
+        channel = await websocket_connect(url)
+        task = asyncio.create_task(self._collect(channel))
         try:
             yield self
         finally:
-            socket.close()
+            channel.close()
             await task
 
-    async def _collect(self, socket: Any) -> None:
-        while (text := await socket.read_message()) is not None:
+    async def _collect(self, channel: Any) -> None:
+        while (text := await channel.read_message()) is not None:
             event = json.loads(text)
             if "jupyter_vsandbox" in event["schema_id"]:
                 async with self._more:
@@ -130,8 +146,8 @@ async def open_notebook(server: Server, name: str) -> tuple[dict[str, Any], Any]
     return session, await server.channels(session["kernel"]["id"])
 
 
-async def value(socket: Any, expression: str) -> str:
-    return printed(await execute(socket, f"print({expression})")).strip()
+async def value(channel: Any, expression: str) -> str:
+    return printed(await execute(channel, f"print({expression})")).strip()
 
 
 async def command_line(*words: str) -> None:
@@ -140,10 +156,11 @@ async def command_line(*words: str) -> None:
     assert await process.wait() == 0
 
 
-async def test_a_notebook_travels_in_time_over_the_api(server: Server, notebook: Path, home: Home) -> None:
+async def test_a_notebook_travels_in_time_over_the_api(listening: Server, notebook: Path, home: Home) -> None:
+    server = listening
     async with Api(server).subscribed() as api:
-        session, socket = await open_notebook(server, notebook.name)
-        await execute(socket, f"x = 1\nopen({FILE!r}, 'w').write('one')")
+        session, channel = await open_notebook(server, notebook.name)
+        await execute(channel, f"x = 1\nopen({FILE!r}, 'w').write('one')")
         [sandbox] = (await api.get("sandboxes"))["sandboxes"]
         here = f"sandboxes/{sandbox['id']}"
         assert sandbox["kernel_id"] == session["kernel"]["id"]
@@ -166,7 +183,7 @@ async def test_a_notebook_travels_in_time_over_the_api(server: Server, notebook:
         assert added["snapshot"] == first
         changed = await api.told("sandbox", lambda data: data["sandbox"]["history"]["count"] == 1)
         assert changed["sandbox"]["snapshot"] == first["id"]
-        await execute(socket, f"x = 2\nopen({FILE!r}, 'w').write('two')")
+        await execute(channel, f"x = 2\nopen({FILE!r}, 'w').write('two')")
         points = {
             "old": {"sandbox": sandbox["id"], "snapshot": first["id"]},
             "new": {"sandbox": sandbox["id"]},
@@ -188,19 +205,19 @@ async def test_a_notebook_travels_in_time_over_the_api(server: Server, notebook:
         # Back, and forth again.
         back = await api.done("POST", f"{here}/rollback", {"snapshot": first["id"], "cells": True})
         assert (back["sandbox"]["snapshot"], back["sandbox"]["state"]) == (first["id"], "running")
-        assert await value(socket, "x") == "1"
+        assert await value(channel, "x") == "1"
         await api.done("POST", f"{here}/rollback", {"snapshot": back["undo"]})
-        assert await value(socket, "x") == "2"
+        assert await value(channel, "x") == "2"
 
         # A fork in a notebook of its own, which takes the place of the first.
         fork = await api.done("POST", f"{here}/forks", {"name": "other"})
         assert (fork["notebook"], fork["kernel"]) == ("a-fork.ipynb", KERNEL)
         assert nbformat.read(notebook.with_name("a-fork.ipynb"), as_version=4).cells[0].source == CELLS[0]
         assert (fork["sandbox"]["notebook_path"], fork["sandbox"]["in_use"]) == ("a-fork.ipynb", False)
-        fork_session, fork_socket = await open_notebook(server, fork["notebook"])
-        assert await value(fork_socket, "x") == "2"
-        await execute(fork_socket, "x = 'from the fork'")
-        assert await value(socket, "x") == "2"
+        fork_session, fork_channel = await open_notebook(server, fork["notebook"])
+        assert await value(fork_channel, "x") == "2"
+        await execute(fork_channel, "x = 'from the fork'")
+        assert await value(channel, "x") == "2"
         found = await api.get(f"sandboxes/{fork['sandbox']['id']}")
         assert (found["kernel_id"], found["origin"]) == (fork_session["kernel"]["id"], sandbox["id"])
         promoted = await api.done("POST", f"sandboxes/{fork['sandbox']['id']}/promote")
@@ -208,16 +225,16 @@ async def test_a_notebook_travels_in_time_over_the_api(server: Server, notebook:
         await api.told(
             "sandbox", lambda data: (data["id"], data["action"]) == (fork["sandbox"]["id"], "removed")
         )
-        assert await value(socket, "x") == "from the fork"
+        assert await value(channel, "x") == "from the fork"
         assert [each["id"] for each in await server.call("GET", "sessions")] == [session["id"]]
-        fork_socket.close()
+        fork_channel.close()
 
         # To sleep and up again.
         assert (await api.done("POST", f"{here}/hibernate"))["state"] == "hibernated"
         assert home.processes() == []
         await api.told("sandbox", lambda data: (data["sandbox"] or {}).get("state") == "hibernated")
         assert (await api.done("POST", f"{here}/wake"))["state"] == "running"
-        assert await value(socket, "x") == "from the fork"
+        assert await value(channel, "x") == "from the fork"
 
         # What goes, and what stays.
         prunable = await api.get(f"{here}/prune")
@@ -231,17 +248,18 @@ async def test_a_notebook_travels_in_time_over_the_api(server: Server, notebook:
         left = (await api.get(f"{here}/snapshots"))["snapshots"]
         assert renamed["id"] in {each["id"] for each in left}
 
-        socket.close()
+        channel.close()
         assert await api.done("DELETE", here) is None
         assert await server.call("GET", "sessions") == []
         await api.told("sandbox", lambda data: (data["id"], data["action"]) == (sandbox["id"], "removed"))
         assert (await api.ask("GET", here))[0] == 404
 
 
-async def test_an_upgrade_is_tried_and_kept(server: Server, notebook: Path, home: Home) -> None:
+async def test_an_upgrade_is_tried_and_kept(listening: Server, notebook: Path) -> None:
+    server = listening
     async with Api(server).subscribed() as api:
-        _, socket = await open_notebook(server, notebook.name)
-        await execute(socket, "x = 1")
+        _, channel = await open_notebook(server, notebook.name)
+        await execute(channel, "x = 1")
         [sandbox] = (await api.get("sandboxes"))["sandboxes"]
         here = f"sandboxes/{sandbox['id']}"
 
@@ -260,7 +278,7 @@ async def test_an_upgrade_is_tried_and_kept(server: Server, notebook: Path, home
         assert (fork["sandbox"]["state"], fork["sandbox"]["in_use"]) == ("hibernated", False)
         copy = nbformat.read(notebook.with_name(fork["notebook"]), as_version=4)
         assert copy.cells[0].outputs[0].text == "new"
-        assert await value(socket, "x") == "1"
+        assert await value(channel, "x") == "1"
 
         _, long = await api.ask("POST", f"{here}/trials", {"command": "echo begun; sleep 1000"})
         await api.told("operation", lambda data: "begun" in data["lines"])
@@ -272,10 +290,11 @@ async def test_an_upgrade_is_tried_and_kept(server: Server, notebook: Path, home
         assert every == {sandbox["id"], fork["sandbox"]["id"]}
 
         # What is built already is not built again.
-        [image] = (await api.get("images"))["images"]
+        images = {each["id"]: each for each in (await api.get("images"))["images"]}
+        image = images[sandbox["image"]]
         assert await api.done("POST", "runtimes/python-3.11/builds") == image
 
         await api.done("POST", f"sandboxes/{fork['sandbox']['id']}/promote")
-        assert await value(socket, f"open({FILE!r}).read()") == "new"
-        assert await value(socket, "'x' in globals()") == "False"
-        socket.close()
+        assert await value(channel, f"open({FILE!r}).read()") == "new"
+        assert await value(channel, "'x' in globals()") == "False"
+        channel.close()

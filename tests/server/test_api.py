@@ -164,6 +164,7 @@ async def test_an_answer_names_the_field_that_is_wrong(recorded, ask):
         ("PATCH", here, {"name": "a@b"}, "name"),
         ("POST", f"{here}/snapshots", {"now": "yes"}, "now"),
         ("POST", f"{here}/snapshots", {"nmae": "x"}, "nmae"),
+        ("POST", "diffs", {"old": {}, "new": {"sandbox": SANDBOX.id}}, "old.sandbox"),
         ("POST", "diffs", {"old": {"sandbox": SANDBOX.id}, "new": {"sandbox": "x"}}, "new.sandbox"),
         ("POST", "runtimes", {"recipe": "[base]"}, "recipe"),
         ("POST", f"{here}/snapshots", "{", None),

@@ -103,7 +103,14 @@ def served() -> Iterator[Served]:
             while not info.exists() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert info.exists(), log.read_text()
-            yield Served(json.loads(info.read_text())["url"], settings, log)
+            served = Served(json.loads(info.read_text())["url"], settings, log)
+            while True:  # it tells its address a little before it listens there
+                with contextlib.suppress(requests.ConnectionError):
+                    served.send("GET", "operations")
+                    break
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            yield served
         finally:
             process.terminate()
             process.wait(SECONDS)
