@@ -100,6 +100,13 @@ class VSandbox(Configurable):
         help="Seconds that cells must have run for a snapshot after them; 0 for none.",
     ).tag(config=True)
 
+    hibernate_after = Float(
+        Settings.hibernate_after,
+        min=0,
+        help="Seconds after which a kernel's machine hibernates by itself: without a cell, a message of a "
+        "client or noticeable use of the processor. The next message wakes it. 0 for never.",
+    ).tag(config=True)
+
     mirror = Unicode(
         help="The Debian archive to build images from where the host's own apt sources name none, "
         "optionally followed by a blank and the security archive. The environment variable "
@@ -129,6 +136,7 @@ class VSandbox(Configurable):
             automatic_snapshot_age=self.automatic_snapshot_age,
             automatic_snapshot_bytes=self.automatic_snapshot_bytes,
             long_cell=self.long_cell,
+            hibernate_after=self.hibernate_after,
             mirror=self.mirror,
         )
 

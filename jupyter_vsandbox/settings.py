@@ -47,6 +47,7 @@ class Settings:
         automatic_snapshot_age: seconds that they are kept; 0 for no limit.
         automatic_snapshot_bytes: how much those of a sandbox may take; 0 for no limit.
         long_cell: seconds that cells must have run for a snapshot after them; 0 for none.
+        hibernate_after: seconds without use after which a kernel's sandbox hibernates; 0 for never.
         mirror: the Debian archive to build images from, where the host's own apt sources name none;
             optionally followed by a blank and the security archive. From ``JUPYTER_VSANDBOX_MIRROR``.
     """
@@ -63,6 +64,7 @@ class Settings:
     automatic_snapshot_age: float = 30 * 24 * 3600
     automatic_snapshot_bytes: int = 8 * 1024**3
     long_cell: float = 60
+    hibernate_after: float = 3600
     mirror: str = field(default_factory=lambda: os.environ.get("JUPYTER_VSANDBOX_MIRROR", ""))
 
     def to_json(self) -> str:

@@ -271,13 +271,18 @@ class SandboxService(Lifecycle):
         await self.delete(fork_id)
         return promoted
 
-    async def hibernate(self, sandbox_id: str) -> Sandbox:
+    async def hibernate(self, sandbox_id: str, *, now: bool = False) -> Sandbox:
         """Write memory to the disk and end the machine. Harmless twice.
+
+        Args:
+            sandbox_id: which.
+            now: do not wait for the running cell to end; it goes on after the wake.
 
         Raises:
             InvalidState: it does not run.
+            Exhausted: not enough disk; it runs on.
         """
-        async with self._between_cells(sandbox_id, now=False), self._settled(sandbox_id) as sandbox:
+        async with self._between_cells(sandbox_id, now), self._settled(sandbox_id) as sandbox:
             if sandbox.state is State.HIBERNATED:
                 return sandbox
             if sandbox.state is not State.RUNNING:
@@ -348,12 +353,31 @@ class SandboxService(Lifecycle):
         return await self.wake(sandbox_id)
 
     def bound(self, notebook: str, runtime: str) -> str:
-        """The id of the sandbox of a notebook, unless a living process uses it; "" for none."""
-        for sandbox in self.list():
-            its = notebook and sandbox.notebook == notebook and sandbox.runtime == runtime
-            if its and not (sandbox.owner and owner.lives(sandbox.owner)):
-                return sandbox.id
-        return ""
+        """The id of the sandbox of a notebook; "" for none.
+
+        Of several, one that no living process uses comes first, then the newest: each but the first was
+        made because a kernel was in the others, see `claim`.
+        """
+        found = [s for s in self.list() if notebook and (s.notebook, s.runtime) == (notebook, runtime)]
+        in_use = [bool(s.owner) and owner.lives(s.owner) for s in found]
+        free = [sandbox for sandbox, used in zip(found, in_use, strict=True) if not used]
+        return (free or found)[-1].id if found else ""
+
+    def rebind(self, old: str, new: str) -> builtins.list[Sandbox]:
+        """A notebook, or a folder with notebooks, has another path: their sandboxes go with them.
+
+        What was bound to the new path was another notebook's, see `unbind`. Returns those that were bound.
+        """
+        self.unbind(new)
+        return self._store.move_notebooks(old, new)
+
+    def unbind(self, path: str) -> builtins.list[Sandbox]:
+        """A notebook, or a folder with notebooks, was deleted: its sandboxes stay, named after it.
+
+        They stay because what they hold was never in the notebook. They are not bound any more: the next
+        notebook of that path, such as ``Untitled.ipynb``, is another one. Returns those that were bound.
+        """
+        return self._store.move_notebooks(path, "")
 
     def prunable(self, sandbox_id: str) -> builtins.list[Snapshot]:
         """The snapshots that nobody asked for and that no sandbox is at."""

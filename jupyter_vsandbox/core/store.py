@@ -274,6 +274,25 @@ class Store:
                 {"source": source, "target": target},
             )
 
+    def move_notebooks(self, old: str, new: str) -> list[Sandbox]:
+        """Record that the notebook `old`, or all in the folder `old`, is at `new`; returns whose it is.
+
+        Where `new` is "", there is no notebook any more, and sandboxes without a name get its file's.
+        """
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT * FROM sandboxes WHERE notebook = :old OR substr(notebook, 1, length(:old) + 1) = "
+                ":old || '/' ORDER BY created, id",
+                {"old": old},
+            ).fetchall()
+            moved = []
+            for sandbox in map(_from_row, rows):
+                values = {"notebook": new and new + sandbox.notebook.removeprefix(old)}
+                if not new and not sandbox.name:
+                    values["name"] = sandbox.notebook.rpartition("/")[2]
+                moved.append(_change(db, sandbox.id, None, values))
+        return moved
+
     def remove(self, sandbox_id: str) -> None:
         """Forget a sandbox and its history. Harmless twice."""
         with self._transaction() as db:

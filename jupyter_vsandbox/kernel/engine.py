@@ -7,7 +7,7 @@ that must not be kept waiting (the server's); a relay needs one that is always t
 from __future__ import annotations
 
 import asyncio
-import atexit
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 60.0
 
 
 class Engine:
@@ -31,7 +32,8 @@ class Engine:
         self._loop = asyncio.new_event_loop()
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
         threading.Thread(target=self._loop.run_forever, name="vsandbox", daemon=True).start()
-        atexit.register(self._close)
+        # Earlier than atexit's functions, which find no thread pool any more to write memory with.
+        threading._register_atexit(self._close)  # type: ignore[attr-defined]  # noqa: SLF001
 
     @classmethod
     def instance(cls) -> Self:
@@ -59,4 +61,8 @@ class Engine:
         async def close_all() -> None:
             await asyncio.gather(*(close() for close in self._closers.values()), return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(close_all(), self._loop).result(CLOSE_SECONDS)
+        closed = asyncio.run_coroutine_threadsafe(close_all(), self._loop)
+        try:
+            closed.result(CLOSE_SECONDS)
+        except TimeoutError:  # the machines run on, and their notebooks find them again
+            _log.warning("Some sandboxes did not end within %g s and run on.", CLOSE_SECONDS)

@@ -9,16 +9,18 @@ import asyncio
 import contextlib
 import logging
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
-from jupyter_vsandbox.core.standby import refill
+from jupyter_vsandbox.core.departure import leave
 from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Permanent, SandboxError
 from jupyter_vsandbox.domain.model import Cause, State
-from jupyter_vsandbox.files import locked
+from jupyter_vsandbox.files import try_locked
 from jupyter_vsandbox.guest import protocol
+from jupyter_vsandbox.kernel.choice import Choice
+from jupyter_vsandbox.kernel.idle import IdleTimer
 from jupyter_vsandbox.kernel.packages import changes_packages
 from jupyter_vsandbox.kernel.relay import Relay
+from jupyter_vsandbox.kernel.turn import CellTurn
 from jupyter_vsandbox.link import AgentLink
 from jupyter_vsandbox.settings import private_folder
 
@@ -34,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 15.0
 SIGNAL_SECONDS = 5.0
+_NO_USE = frozenset({"kernel_info_request", "comm_info_request", "usage_request"})
+"""What programs ask by themselves, over and over: it keeps no machine awake."""
 MACHINE_LOST = 70
 """What `poll` says when not the kernel but its machine or agent is gone (EX_SOFTWARE)."""
 
@@ -51,8 +55,8 @@ class KernelMachine:
     def __init__(self, service: SandboxService, runtime: str, driver: str, kernel_id: str) -> None:
         self._service = service
         self._runtime = runtime
-        self._driver = driver
         self._kernel_id = kernel_id
+        self._choice = Choice(service, runtime, driver, kernel_id)
         self._sandbox: Sandbox | None = None
         self._link: AgentLink | None = None
         self._relay: Relay | None = None
@@ -61,10 +65,10 @@ class KernelMachine:
         self._connected = asyncio.Event()
         self._asleep = asyncio.Event()
         self._waking = asyncio.Lock()
-        self._cell = contextlib.AsyncExitStack()
-        self._in_cell = False
-        self._cell_began = 0.0
+        self._turn = CellTurn(self._after_cells)
+        self._idle = IdleTimer(service.settings.hibernate_after, self._cpu, self._nobody_uses_it)
         self._ending = False
+        self._notice = ""
         self.returncode: int | None = None
         """`None` while the kernel lives."""
 
@@ -92,47 +96,50 @@ class KernelMachine:
             notebook: path of what the kernel is for, "" if that is not known.
             attach: id of the sandbox to use, "" for the notebook's own or a new one.
         """
-        fresh = self._sandbox is None
-        booted = started = False
-        try:
-            if fresh:
-                self._sandbox, booted = await self._find(notebook, attach)
-            elif not self._reachable():
-                await self._disconnect()
-                self._sandbox = await self._restart_machine(notebook)
-                booted = True
-            await self._open_relay(key, signature_scheme)
-            await self._connect()
-            if self._link is not None:
-                await self._link.set_clock()  # a standby may have waited for hours
-            status = await self._attach(env=dict(env), cwd=cwd)
-            if status["protocol"] != protocol.VERSION:
-                raise Permanent(
-                    f"The image of {self._runtime} speaks version {status['protocol']} of the link's "
-                    f"protocol, this host {protocol.VERSION}: jupyter vsandbox images build {self._runtime}"
-                )
-            if booted or not fresh or not status["alive"]:
+        async with self._waking:  # a message may be waking it at this moment
+            fresh = self._sandbox is None
+            booted = started = False
+            try:
+                if fresh:
+                    found = await self._choice.first(notebook, attach)
+                    self._sandbox, booted, self._notice = found.sandbox, found.booted, found.notice
+                elif not self._reachable():
+                    await self._disconnect()
+                    self._sandbox = await self._choice.again(self.sandbox_id, notebook)
+                    booted = True
+                await self._open_relay(key, signature_scheme)
+                await self._connect()
+                if self._link is not None:
+                    await self._link.set_clock()  # a standby may have waited for hours
+                status = await self._attach(env=dict(env), cwd=cwd)
+                if status["protocol"] != protocol.VERSION:
+                    raise Permanent(
+                        f"The image of {self._runtime} speaks version {status['protocol']} of the link's "
+                        f"protocol, this host {protocol.VERSION}: "
+                        f"jupyter vsandbox images build {self._runtime}"
+                    )
+                if booted or not fresh or not status["alive"]:
+                    if self._relay is not None:
+                        self._relay.forget()
+                    await self._request("start_kernel", env=dict(env), cwd=cwd, timeout=ANSWER_SECONDS)
+                self.returncode = None
+                self._ending = False
+                self._exited.clear()
+                self._ready()
                 if self._relay is not None:
-                    self._relay.forget()
-                await self._request("start_kernel", env=dict(env), cwd=cwd, timeout=ANSWER_SECONDS)
-            self.returncode = None
-            self._ending = False
-            self._exited.clear()
-            self._asleep.clear()
-            self._connected.set()
-            if self._watch is None or self._watch.done():
-                self._watch = asyncio.create_task(self._watch_machine())
-            if self._relay is not None:
-                self._relay.beating = True
-            started = True
-        finally:
-            if not started and fresh:
-                await self.release()
+                    self._relay.beating = True
+                started = True
+            finally:
+                if not started and fresh:
+                    await self.release()
 
     async def signal(self, number: int) -> None:
         """Signal the kernel and what it started. A machine that does not answer SIGKILL is ended."""
         if self.returncode is not None:
             return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SIGNAL_SECONDS):
+                await self._talkable()
         if self._asleep.is_set():  # there is no kernel process, and none is woken to be ended
             if number in (signal.SIGTERM, signal.SIGKILL):
                 self._exit(0, "it was hibernated")
@@ -162,8 +169,12 @@ class KernelMachine:
         if self._relay is not None:
             self._relay.rebind()
 
-    async def release(self) -> None:
-        """Let go of everything, a disposable sandbox included. Harmless twice."""
+    async def release(self, *, keep_memory: bool = False) -> None:
+        """Let go of everything, a disposable sandbox included. Harmless twice.
+
+        Args:
+            keep_memory: hibernate a sandbox that somebody can come back to, in the middle of a cell, too.
+        """
         await self._disconnect()
         self.cells_done()
         if self._relay is not None:
@@ -173,26 +184,16 @@ class KernelMachine:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         if self._sandbox is not None:
-            await self._service.let_go(self._sandbox.id)
+            if keep_memory:
+                await leave(self._service, self._sandbox.id)
+            else:
+                await self._service.let_go(self._sandbox.id)
             self._sandbox = None
         if self.returncode is None:
             self.returncode = 0
             self._exited.set()
 
     # Below: the parts of a launch.
-
-    async def _find(self, notebook: str, attach: str) -> tuple[Sandbox, bool]:
-        """The sandbox to use, and whether it was booted and so has no kernel yet."""
-        mine = attach or self._service.bound(notebook, self._runtime)
-        if mine:
-            before = await self._service.settled(mine)
-            claimed = await self._service.claim(mine, self._kernel_id, notebook)
-            return claimed, before.state is State.STOPPED
-        created = await self._service.create(
-            self._runtime, driver=self._driver, kernel_id=self._kernel_id, notebook=notebook
-        )
-        refill(self._service.settings, self._runtime)
-        return created, False
 
     def _reachable(self) -> bool:
         if self._link is None or self._sandbox is None:
@@ -203,21 +204,11 @@ class KernelMachine:
             return False
         return current.state is State.RUNNING and self._service.alive(current.id)
 
-    async def _restart_machine(self, notebook: str) -> Sandbox:
-        """A machine again, from the disk the sandbox had, or a new sandbox if that was deleted."""
-        try:
-            if (await self._service.settled(self.sandbox_id)).state is State.HIBERNATED:
-                return await self._service.wake(self.sandbox_id)
-            return await self._service.start(self.sandbox_id)
-        except NotFound:
-            return await self._service.create(
-                self._runtime, driver=self._driver, kernel_id=self._kernel_id, notebook=notebook
-            )
-
     async def _open_relay(self, key: bytes, signature_scheme: str) -> None:
         if self._relay is None:
             folder = private_folder(self._service.client_sockets(self._kernel_id))
             self._relay = Relay(folder, key, signature_scheme, self)
+            self._relay.notice = self._notice
             await self._relay.open()
 
     async def _connect(self) -> None:
@@ -239,7 +230,16 @@ class KernelMachine:
             self._watch = None
         await self._unlink()
 
+    def _ready(self) -> None:
+        """The kernel can be talked to, and from now on the machine is followed."""
+        self._asleep.clear()
+        self._connected.set()
+        self._idle.start()
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._watch_machine())
+
     async def _unlink(self) -> None:
+        self._idle.stop()
         self._connected.clear()
         if self._link is not None:
             await self._link.close()
@@ -260,26 +260,35 @@ class KernelMachine:
 
         Before a cell that changes packages, there is a snapshot.
         """
-        if self._asleep.is_set() and msg_type == "shutdown_request":
-            return False
-        if msg_type == "execute_request" and not self._in_cell:
-            await self._cell.enter_async_context(locked(self._service.cell_lock(self.sandbox_id)))
-            self._in_cell = True
-            self._cell_began = time.monotonic()
-        while not (self._connected.is_set() or self._exited.is_set()):
-            if self._asleep.is_set():
-                await self._wake()
-                continue
-            events = (self._connected, self._exited, self._asleep)
-            waits = [asyncio.create_task(event.wait()) for event in events]
+        if msg_type not in _NO_USE:
+            self._idle.used()
+        if msg_type == "execute_request":
+            await self._turn.take(self._service.cell_lock(self.sandbox_id))
+        while not await self._talkable():
+            if msg_type == "shutdown_request":  # its memory is not to be lost
+                self._exit(0, "it was hibernated")
+            if msg_type in {"shutdown_request", "usage_request"}:
+                return False
             try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
+                await self._wake()
+            except SandboxError:
+                if self._relay is None or not self._relay.in_cell:
+                    self._turn.end()
+                raise
         if self._connected.is_set() and changes_packages(code):
             await self._guard(Cause.PACKAGES)
         return True
+
+    async def _talkable(self) -> bool:
+        """Wait while a verb is at work on the machine; false if it then sleeps."""
+        events = (self._connected, self._exited, self._asleep)
+        waits = [asyncio.create_task(event.wait()) for event in events]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return not self._asleep.is_set() or self._exited.is_set()
 
     async def deliver(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
         """See `KernelEnd`."""
@@ -288,16 +297,13 @@ class KernelMachine:
 
     def cells_done(self) -> None:
         """See `KernelEnd`."""
-        if self._in_cell:
-            self._in_cell = False
-            held, self._cell = self._cell, contextlib.AsyncExitStack()
-            self._released = asyncio.create_task(self._leave_cell(held))
+        self._idle.used()
+        self._turn.end()
 
-    async def _leave_cell(self, held: contextlib.AsyncExitStack) -> None:
+    async def _after_cells(self, seconds: float) -> None:
         long = self._service.settings.long_cell
-        if long and time.monotonic() - self._cell_began >= long and self._connected.is_set():
+        if long and seconds >= long and self._connected.is_set():
             await self._guard(Cause.LONG_CELL)
-        await held.aclose()
 
     async def _guard(self, cause: Cause) -> None:
         try:
@@ -305,22 +311,65 @@ class KernelMachine:
         except SandboxError as error:
             _log.warning("No snapshot of sandbox %s for %s: %s", self.sandbox_id, cause, error)
 
-    async def _wake(self) -> None:
+    def _cpu(self) -> float:
+        with contextlib.suppress(NotFound):
+            return self._service.usage(self.sandbox_id).cpu
+        return 0.0
+
+    def _nobody_uses_it(self) -> None:
+        # Not a part of the timer, which ends when the machine does.
+        self._dozing = asyncio.create_task(self._doze())
+
+    async def _doze(self) -> None:
+        """Hibernate a machine that has not been used for a while, unless somebody has begun to."""
         async with self._waking:
-            if not self._asleep.is_set():
+            with try_locked(self._service.cell_lock(self.sandbox_id)) as between_cells:
+                waiting = self._relay is not None and self._relay.waiting
+                if between_cells and self._connected.is_set() and not waiting:
+                    self._connected.clear()  # what comes from now on waits for the machine to wake
+                    try:
+                        # What was sent before has arrived when this is answered.
+                        await self._request("kernel", timeout=ANSWER_SECONDS)
+                        await self._service.hibernate(self.sandbox_id, now=True)
+                        _log.info("Sandbox %s was not in use and hibernates.", self.sandbox_id)
+                        return
+                    except (SandboxError, OSError) as error:
+                        _log.warning("Sandbox %s was not in use and stays awake: %s", self.sandbox_id, error)
+                    if self._link is not None:
+                        self._connected.set()
+            if self._link is not None:  # else it is on its way elsewhere, and that is followed
+                self._idle.start()
+
+    async def _wake(self) -> None:
+        """Bring a hibernated machine back.
+
+        Raises:
+            SandboxError: it still sleeps, or cannot be reached; the next message tries again.
+        """
+        async with self._waking:
+            if not self._asleep.is_set() or self._exited.is_set():
                 return
             try:
                 self._sandbox = await self._service.wake(self.sandbox_id)
+                await self._connect()
+                status = await self._attach()
             except SandboxError as error:
-                self._exit(MACHINE_LOST, f"it could not be woken: {error}")
+                _log.warning("Sandbox %s could not be woken: %s", self.sandbox_id, error)
+                await self._unlink()
+                raise
+            if not status["alive"]:
+                self._exit(MACHINE_LOST, "its kernel is gone")
                 return
-            await self._connect()
-            await self._attach()
             if self._relay is not None:
                 await self._relay.ask_again()
-            self._asleep.clear()
-            self._connected.set()
-            self._watch = asyncio.create_task(self._watch_machine())
+            self._ready()
+
+    async def _wake_for_those_who_wait(self) -> None:
+        try:
+            await self._wake()
+        except SandboxError as error:
+            if self._relay is not None:
+                await self._relay.refuse(error)
 
     def _from_kernel(self, channel: bytes, frames: Sequence[zmq.Frame]) -> None:
         if self._relay is not None:
@@ -358,18 +407,24 @@ class KernelMachine:
                         await self._relay.rewound()
                     if status["alive"]:
                         self._connected.set()
+                        self._idle.start()
                         continue
                     last_words = "there is no kernel at that point of its history"
             except SandboxError as error:
                 last_words = f"{last_words} {error}"
             else:
                 if current.state is State.HIBERNATED:
-                    self._asleep.set()
-                    if self._relay is not None and self._relay.waiting:
-                        self._woken = asyncio.create_task(self._wake())
+                    self._fall_asleep()
                     return
             self._exit(MACHINE_LOST, f"its machine ended: {last_words}")
             return
+
+    def _fall_asleep(self) -> None:
+        self._asleep.set()
+        if self._relay is not None and self._relay.ending:
+            self._exit(0, "it was hibernated")
+        elif self._relay is not None and self._relay.waiting:
+            self._woken = asyncio.create_task(self._wake_for_those_who_wait())
 
     def _exit(self, returncode: int | None, reason: str) -> None:
         if self.returncode is None:

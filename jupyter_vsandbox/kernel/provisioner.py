@@ -7,8 +7,10 @@ called alike for restarts and shutdowns, so the machine is released in ``cleanup
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
@@ -109,7 +111,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         kwargs["env"] = {n: v for n, v in (self.kernel_spec.env | added).items() if n not in _NOT_FOR_GUESTS}
         if self._machine is None:
             self._machine = await engine.call(_machine(service, self.runtime, self.driver, self.kernel_id))
-            engine.at_exit(self, self._machine.release)
+            engine.at_exit(self, functools.partial(self._machine.release, keep_memory=True))
         return kwargs
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
@@ -124,7 +126,7 @@ class SandboxProvisioner(KernelProvisionerBase):
                     signature_scheme=session.signature_scheme,
                     env=env,
                     cwd=str(kwargs.get("cwd") or ""),
-                    notebook=env.get("JPY_SESSION_NAME", ""),
+                    notebook=_notebook(env.get("JPY_SESSION_NAME", ""), str(kwargs.get("cwd") or "")),
                     attach=self._attach,
                 )
             )
@@ -168,6 +170,19 @@ async def _service(settings: Settings) -> SandboxService:
     if settings not in _services:
         _services[settings] = SandboxService(settings)
     return _services[settings]
+
+
+def _notebook(session: str, cwd: str) -> str:
+    """Path of the notebook that a session's name tells of, "" for none.
+
+    Jupyter Server gives the path of a file, of which not all is known if the session has no name, and for a
+    console the folder joined with "Console 1", which is no file and nothing to come back to.
+    """
+    path = Path(session)
+    if not path.is_absolute():
+        path = Path(cwd or os.getcwd(), path.name)
+    is_document = session and not session.endswith("/") and (path.suffix or path.is_file())
+    return str(path) if is_document else ""
 
 
 async def _machine(service: SandboxService, runtime: str, driver: str, kernel_id: str) -> KernelMachine:

@@ -20,6 +20,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.session import Session
 
+from jupyter_vsandbox.domain.errors import SandboxError
 from jupyter_vsandbox.guest.protocol import DELIMITER
 from jupyter_vsandbox.link import context
 
@@ -37,13 +38,19 @@ PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 _ASKS = frozenset({"shell", "control"})
 _SUBSCRIBED = 1
 _SIGNED = 4  # header, parent header, metadata, content
+_STATUS_BYTES = 200
+"""No ``status`` has a longer content; longer ones need not be looked into."""
 
 
 class KernelEnd(Protocol):
     """Takes what clients send."""
 
     async def ready_for(self, channel: str, msg_type: str, code: str) -> bool:
-        """Return when a message, `code` if it is a cell's, may be delivered; false if it is to be dropped."""
+        """Return when a message, `code` if it is a cell's, may be delivered; false if it is to be dropped.
+
+        Raises:
+            SandboxError: it cannot be delivered now; whoever sent it is told why.
+        """
 
     async def deliver(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
         """Hand a message to the kernel."""
@@ -54,16 +61,25 @@ class KernelEnd(Protocol):
 
 @dataclass(frozen=True)
 class _Request:
-    """A request that the kernel has not answered."""
+    """What a client sent and the kernel has not dealt with.
+
+    Attributes:
+        due: what is missing of its answer: the ``reply``, or status ``idle`` on iopub.
+    """
 
     channel: str
     idents: Sequence[zmq.Frame]
     header: dict[str, Any]
     frames: Sequence[bytes | zmq.Frame]
+    due: set[str]
+
+    @property
+    def kind(self) -> str:
+        return str(self.header["msg_type"])
 
     @property
     def is_cell(self) -> bool:
-        return bool(self.header["msg_type"] == "execute_request")
+        return self.kind == "execute_request"
 
 
 class Relay:
@@ -80,6 +96,8 @@ class Relay:
         self.prefix = folder / "k"
         self.beating = False
         """Whether to answer heartbeats."""
+        self.notice = ""
+        """What the next cell prints first, for its user to read."""
         self._epoch = 0
         self._outstanding: dict[str, _Request] = {}
         self._session = Session(key=key, signature_scheme=signature_scheme)
@@ -142,8 +160,8 @@ class Relay:
             body[0] = zmq.Frame(json.dumps(header).encode())
         signature = self._session.sign([frame.buffer for frame in body[:_SIGNED]])
         socket.send_multipart([*frames[: start + 1], signature, *body], copy=False)
-        if name in _ASKS and self._outstanding:
-            self._answered(json.loads(body[1].bytes).get("msg_id", ""))
+        if self._outstanding and (part := _part_of_answer(name, body)):
+            self._answered(json.loads(body[1].bytes).get("msg_id", ""), part)
 
     def forget(self) -> None:
         """The kernel that was asked is gone, and those who asked know."""
@@ -152,13 +170,34 @@ class Relay:
 
     @property
     def waiting(self) -> bool:
-        """Whether clients wait for answers."""
-        return bool(self._outstanding)
+        """Whether clients wait for answers that no cell has to end for."""
+        return any(not request.is_cell for request in self._outstanding.values())
+
+    @property
+    def in_cell(self) -> bool:
+        """Whether a cell runs, or waits in the kernel to be run."""
+        return any(request.is_cell for request in self._outstanding.values())
+
+    @property
+    def ending(self) -> bool:
+        """Whether the kernel was asked to end, and has not answered."""
+        return any(request.kind == "shutdown_request" for request in self._outstanding.values())
 
     async def ask_again(self) -> None:
-        """The kernel never got what is outstanding: its machine was asleep already."""
+        """The kernel may not have got what is outstanding: its machine was about to sleep.
+
+        Cells are not asked again: machines sleep between cells, or in the middle of one that then goes on.
+        """
         for request in self._outstanding.values():
-            await self._kernel.deliver(request.channel.encode(), request.frames)
+            if not request.is_cell:
+                await self._kernel.deliver(request.channel.encode(), request.frames)
+
+    async def refuse(self, error: SandboxError) -> None:
+        """Answer what would have been asked again with an error."""
+        for msg_id, request in list(self._outstanding.items()):
+            if not request.is_cell:
+                del self._outstanding[msg_id]
+                await self._refuse(request, error)
 
     async def rewound(self) -> None:
         """The kernel is another one than was asked: abort the cells, ask it the rest."""
@@ -166,22 +205,46 @@ class Relay:
         outstanding, self._outstanding = self._outstanding, {}
         self._kernel.cells_done()
         for msg_id, request in outstanding.items():
-            if not request.is_cell:
+            if request.is_cell:
+                if "reply" in request.due:
+                    await self._reply(request, {"status": "aborted", "execution_count": 0})
+                await self._publish(request, "status", {"execution_state": "idle"})
+            elif "reply" in request.due:
                 self._outstanding[msg_id] = request
                 await self._kernel.deliver(request.channel.encode(), request.frames)
-                continue
-            reply = self._session.msg(
-                "execute_reply", content={"status": "aborted", "execution_count": 0}, parent=request.header
-            )
-            idents = [frame.bytes for frame in request.idents]
-            await self._sockets[request.channel].send_multipart(self._session.serialize(reply, ident=idents))
-            idle = self._session.msg("status", content={"execution_state": "idle"}, parent=request.header)
-            await self._sockets["iopub"].send_multipart(self._session.serialize(idle, ident=b"status"))
 
-    def _answered(self, msg_id: str) -> None:
-        request = self._outstanding.pop(msg_id, None)
-        if request is not None and not any(each.is_cell for each in self._outstanding.values()):
-            self._kernel.cells_done()
+    async def _refuse(self, request: _Request, error: SandboxError) -> None:
+        said = {"ename": type(error).__name__, "evalue": str(error), "traceback": [f"{error}"]}
+        if request.is_cell:
+            await self._publish(request, "status", {"execution_state": "busy"})
+            await self._publish(request, "error", said)
+        if "reply" in request.due:
+            await self._reply(request, {"status": "error", "execution_count": 0, **said})
+        await self._publish(request, "status", {"execution_state": "idle"})
+
+    async def _reply(self, request: _Request, content: dict[str, Any]) -> None:
+        kind = f"{request.kind.removesuffix('_request')}_reply"
+        reply = self._session.msg(kind, content=content, parent=request.header)
+        idents = [frame.bytes for frame in request.idents]
+        await self._sockets[request.channel].send_multipart(self._session.serialize(reply, ident=idents))
+
+    async def _publish(self, request: _Request, kind: str, content: dict[str, Any]) -> None:
+        message = self._session.msg(kind, content=content, parent=request.header)
+        await self._sockets["iopub"].send_multipart(self._session.serialize(message, ident=kind.encode()))
+
+    def _answered(self, msg_id: str, part: str) -> None:
+        request = self._outstanding.get(msg_id)
+        if request is None:
+            return
+        request.due.discard(part)
+        if not request.due:
+            for earlier, each in list(self._outstanding.items()):
+                if "reply" not in each.due:  # some kernels never say that they are idle again
+                    del self._outstanding[earlier]
+                if earlier == msg_id:
+                    break
+            if not self.in_cell:
+                self._kernel.cells_done()
 
     def _bind(self, channel: str) -> None:
         self._sockets[channel].bind(self._url(channel))
@@ -212,11 +275,19 @@ class Relay:
                 _log.warning("Ignored a message on %s whose header is none.", channel)
                 continue
             code = _code(body[3]) if header["msg_type"] == "execute_request" else ""
-            if not await self._kernel.ready_for(channel, header["msg_type"], code):
+            request = _Request(channel, frames[:start], header, message, _due(channel, header["msg_type"]))
+            try:
+                if not await self._kernel.ready_for(channel, request.kind, code):
+                    continue
+            except SandboxError as error:
+                await self._refuse(request, error)
                 continue
-            if channel in _ASKS and header["msg_type"].endswith("_request"):
-                self._outstanding[header["msg_id"]] = _Request(channel, frames[:start], header, message)
+            if request.due:
+                self._outstanding[header["msg_id"]] = request
             await self._kernel.deliver(channel.encode(), message)
+            if self.notice and request.is_cell:
+                notice, self.notice = self.notice, ""
+                await self._publish(request, "stream", {"name": "stderr", "text": f"{notice}\n"})
 
     async def _welcome(self) -> None:
         """Tell each new subscriber that it will miss nothing from here on (JEP 65)."""
@@ -234,6 +305,23 @@ class Relay:
             frames = await socket.recv_multipart()
             if self.beating:
                 await socket.send_multipart(frames)
+
+
+def _due(channel: str, kind: str) -> set[str]:
+    """What a kernel answers to a message of a client: `_Request.due`."""
+    if channel in _ASKS and kind.endswith("_request"):
+        return {"reply", "idle"} if kind == "execute_request" else {"reply"}
+    return {"idle"} if kind.startswith("comm_") else set()
+
+
+def _part_of_answer(channel: str, body: Sequence[zmq.Frame]) -> str:
+    """Which part of an answer, as in `_Request.due`, a message of the kernel is; "" for none."""
+    if channel in _ASKS:
+        return "reply"
+    if channel != "iopub" or len(body[3]) > _STATUS_BYTES or b'"idle"' not in body[3].bytes:
+        return ""
+    content = json.loads(body[3].bytes)
+    return "idle" if isinstance(content, dict) and content.get("execution_state") == "idle" else ""
 
 
 def _header(frame: zmq.Frame) -> dict[str, Any] | None:

@@ -51,6 +51,7 @@ def test_every_trait_reaches_its_setting():
         "automatic_snapshot_age": 5.5,
         "automatic_snapshot_bytes": 6,
         "long_cell": 7.5,
+        "hibernate_after": 8.5,
         "mirror": "https://mirror.example/debian",
     }
     expected = values | {"home": Path("/srv/vsandbox"), "recipe_folders": (Path("/srv/recipes"),)}
