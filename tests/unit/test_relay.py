@@ -13,6 +13,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.session import Session
 
+from jupyter_vsandbox.domain.errors import Exhausted
 from jupyter_vsandbox.guest.protocol import DELIMITER
 from jupyter_vsandbox.kernel.relay import PORTS, Relay
 from jupyter_vsandbox.link import context
@@ -236,3 +237,105 @@ async def test_a_signed_message_without_a_header_does_not_stop_the_relay(folder,
         await shell.send_multipart(message(session))
         _, frames = await kernel.next()
         assert b"execute_request" in frames[-4]
+
+
+def answer(session, sent, kind, content, ident):
+    return framed(*session.serialize(session.msg(kind, content, parent=sent["header"]), ident=ident))
+
+
+async def _send(shell, kernel, session, kind):
+    sent = session.msg(kind, {})
+    await shell.send_multipart(session.serialize(sent))
+    await kernel.next()
+    return sent
+
+
+async def test_a_cell_is_done_when_its_reply_and_idle_have_come(folder):
+    session = Session(key=KEY)
+    async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
+        for order in ((b"shell", b"iopub"), (b"iopub", b"shell")):
+            sent = await _send(shell, kernel, session, "execute_request")
+            parts = {
+                b"shell": answer(session, sent, "execute_reply", {"status": "ok"}, b"one"),
+                b"iopub": answer(session, sent, "status", {"execution_state": "idle"}, b"status"),
+            }
+            before = kernel.dones
+            busy = answer(session, sent, "status", {"execution_state": "busy"}, b"status")
+            relay.from_kernel(b"iopub", busy)
+            relay.from_kernel(order[0], parts[order[0]])
+            assert (relay.in_cell, kernel.dones) == (True, before)
+            relay.from_kernel(order[1], parts[order[1]])
+            assert (relay.in_cell, kernel.dones) == (False, before + 1)
+
+
+async def test_a_cell_of_a_kernel_that_never_tells_that_it_is_idle_is_done_with_the_next(folder):
+    session = Session(key=KEY)
+    async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
+        for kind in ("execute_request", "comm_msg", "kernel_info_request"):
+            sent = await _send(shell, kernel, session, kind)
+            if kind != "comm_msg":
+                relay.from_kernel(b"shell", answer(session, sent, "any_reply", {}, b"one"))
+        assert not relay.in_cell
+        assert not relay.waiting
+
+
+async def test_what_a_machine_that_fell_asleep_may_not_have_got_is_asked_again_but_no_cell(folder):
+    session = Session(key=KEY)
+    async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
+        cell = await _send(shell, kernel, session, "execute_request")
+        assert (relay.in_cell, relay.waiting) == (True, False)
+        comm = await _send(shell, kernel, session, "comm_msg")
+        question = await _send(shell, kernel, session, "complete_request")
+        assert relay.waiting
+        await relay.ask_again()
+        asked = b"".join([*(await kernel.next())[1], *(await kernel.next())[1]]).decode()
+        assert kernel.messages.empty()
+        assert comm["header"]["msg_id"] in asked
+        assert question["header"]["msg_id"] in asked
+        assert cell["header"]["msg_id"] not in asked
+        idle = answer(session, comm, "status", {"execution_state": "idle"}, b"status")
+        relay.from_kernel(b"iopub", idle)
+        relay.from_kernel(b"shell", answer(session, question, "complete_reply", {}, b"one"))
+        assert not relay.waiting
+
+
+async def test_what_cannot_be_delivered_is_answered_with_the_error(folder):
+    session = Session(key=KEY)
+    async with (
+        relayed(folder) as (relay, kernel),
+        client(relay, "shell") as shell,
+        client(relay, "iopub") as iopub,
+    ):
+        await iopub.recv_multipart()  # the welcome
+
+        async def never(channel, msg_type, code):
+            raise Exhausted("There is no memory.")
+
+        kernel.ready_for = never
+        sent = session.msg("execute_request", {})
+        await shell.send_multipart(session.serialize(sent))
+        frames = [await iopub.recv_multipart() for _ in range(3)]
+        published = [session.deserialize(session.feed_identities(each)[1]) for each in frames]
+        reply = session.deserialize(session.feed_identities(await shell.recv_multipart())[1])
+        assert [each["msg_type"] for each in published] == ["status", "error", "status"]
+        assert published[-1]["content"]["execution_state"] == "idle"
+        content = {"status": reply["content"]["status"], "evalue": reply["content"]["evalue"]}
+        assert content == {"status": "error", "evalue": "There is no memory."}
+        assert {each["parent_header"]["msg_id"] for each in [*published, reply]} == {sent["msg_id"]}
+
+
+async def test_a_notice_is_printed_by_the_first_cell_alone(folder):
+    session = Session(key=KEY)
+    async with (
+        relayed(folder) as (relay, kernel),
+        client(relay, "shell") as shell,
+        client(relay, "iopub") as iopub,
+    ):
+        await iopub.recv_multipart()  # the welcome
+        relay.notice = "This is a new machine."
+        await _send(shell, kernel, session, "kernel_info_request")
+        cells = [await _send(shell, kernel, session, "execute_request") for _ in range(2)]
+        printed = session.deserialize(session.feed_identities(await iopub.recv_multipart())[1])
+        assert printed["content"] == {"name": "stderr", "text": "This is a new machine.\n"}
+        assert printed["parent_header"]["msg_id"] == cells[0]["msg_id"]
+        assert await iopub.poll(100) == 0

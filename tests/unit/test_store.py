@@ -190,6 +190,23 @@ def test_a_history_moves_to_another_sandbox_and_names_stay_unique(store):
     assert store.snapshots("a1") == []
 
 
+def test_notebooks_move_with_their_folder_and_nothing_else_does(store):
+    paths = {"1": "/w/a.ipynb", "2": "/w/sub/b.ipynb", "3": "/w/sub.ipynb", "4": "/w/subs/c.ipynb", "5": ""}
+    for id_, path in paths.items():
+        store.add(replace(SANDBOX, id=id_, notebook=path))
+    assert [s.id for s in store.move_notebooks("/w/sub", "/w/new")] == ["2"]
+    assert [s.id for s in store.move_notebooks("/w/a.ipynb", "/w/sub/a.ipynb")] == ["1"]
+    assert {s.id: s.notebook for s in store.all()} == paths | {"1": "/w/sub/a.ipynb", "2": "/w/new/b.ipynb"}
+    assert store.move_notebooks("/w/%", "/x") == []
+
+
+def test_without_its_notebook_a_sandbox_is_named_after_it(store):
+    store.add(replace(SANDBOX, id="1", notebook="/w/a.ipynb"))
+    store.add(replace(SANDBOX, id="2", notebook="/w/b.ipynb", name="mine"))
+    moved = store.move_notebooks("/w", "")
+    assert [(s.notebook, s.name) for s in moved] == [("", "a.ipynb"), ("", "mine")]
+
+
 def test_a_store_of_the_first_version_is_brought_up_to_date(path):
     Store(path).close()
     with sqlite3.connect(path) as db:

@@ -1,0 +1,31 @@
+"""What a kernel is for, as far as Jupyter tells."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from jupyter_vsandbox.kernel.provisioner import _notebook
+
+
+@pytest.mark.parametrize(
+    ("session", "notebook"),
+    [
+        ("/work/a.ipynb", "/work/a.ipynb"),
+        ("/work/no longer there.md", "/work/no longer there.md"),
+        ("sub/a.ipynb", "/work/sub/a.ipynb"),  # a session without a name: its path in the server's root
+        ("/work/sub/Console 1", ""),
+        ("/work/v1.5/", ""),  # a session with an empty name
+        ("", ""),
+    ],
+)
+def test_a_session_is_named_after_its_notebook(session, notebook):
+    assert _notebook(session, "/work/sub") == notebook
+
+
+def test_a_file_may_have_any_name(tmp_path):
+    path = tmp_path / "notes"
+    path.touch()
+    assert _notebook(str(path), "") == str(path)
+    assert _notebook("a.ipynb", "") == os.path.join(os.getcwd(), "a.ipynb")
