@@ -21,6 +21,21 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """Make `target` a copy of `source` in one step; its permissions stay, and a link to it does."""
+    target = target.resolve()
+    draft = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        shutil.copyfile(source, draft)
+        if target.exists():
+            shutil.copymode(target, draft)
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def sync_folder(path: Path) -> None:
     """Flush all files below `path`, and its entries, to the disk."""
     for entry in [*path.rglob("*"), path]:

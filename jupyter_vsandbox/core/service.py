@@ -8,6 +8,7 @@ there. A process that dies in between leaves a sandbox that is as good as hibern
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import shutil
 import time
@@ -27,7 +28,7 @@ from jupyter_vsandbox.domain.errors import (
 )
 from jupyter_vsandbox.domain.model import Cause, Sandbox, Snapshot, State
 from jupyter_vsandbox.domain.retention import Retention
-from jupyter_vsandbox.files import locked
+from jupyter_vsandbox.files import locked, copy_whole
 from jupyter_vsandbox.link import AgentLink, new_keys
 from jupyter_vsandbox.runtimes import build
 from jupyter_vsandbox.settings import private_folder
@@ -146,9 +147,11 @@ class SandboxService(Lifecycle):
         target = self._store.get_snapshot(snapshot_id)
         async with self._settled(sandbox_id) as sandbox:
             await self._check_usable(sandbox, target, memory=memory, cells=cells)
+            if cells and sandbox.state is State.HIBERNATED and self._edited(sandbox):
+                sandbox = await self._wake(sandbox)  # for what is left to hold the cells as they are now
             rolled = await self._travel(sandbox, target, memory=memory)
-        if cells:
-            shutil.copyfile(self.cells_of(target.id), sandbox.notebook)
+            if cells:
+                copy_whole(self.cells_of(target.id), Path(sandbox.notebook))
         return rolled
 
     async def fork(
@@ -305,14 +308,7 @@ class SandboxService(Lifecycle):
                 return sandbox
             if sandbox.state is not State.HIBERNATED:
                 raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.HIBERNATED, State.RUNNING})
-            point = self._store.get_snapshot(sandbox.snapshot)
-            async with self._capacity():
-                await self._make_room(sandbox, build.get(sandbox.image, self.settings), keep_standbys=False)
-                self._store.change(sandbox_id, state=State.RESTORING)
-            woken = await self._put(sandbox, point, memory=True)
-            if point.cause is Cause.HIBERNATION and point.sandbox == sandbox_id:
-                await self._remove_snapshots([point])
-            return self.get(woken.id)
+            return await self._wake(sandbox)
 
     async def reset(self, sandbox_id: str) -> Sandbox:
         """Put a sandbox back to its clean image; what it leaves is a snapshot."""
@@ -506,6 +502,21 @@ class SandboxService(Lifecycle):
         if cells and not (target.cells and sandbox.notebook):
             raise InvalidRequest(f"Snapshot {target.name!r} holds no cells, or no notebook is known.")
         await self.driver(sandbox.driver).check_snapshot(target.id, memory=memory)
+
+    def _edited(self, sandbox: Sandbox) -> bool:
+        """Whether the notebook differs from what the snapshot holds that a sandbox is at."""
+        kept, notebook = self.cells_of(sandbox.snapshot), Path(sandbox.notebook)
+        return notebook.is_file() and not (kept.exists() and filecmp.cmp(kept, notebook, shallow=False))
+
+    async def _wake(self, sandbox: Sandbox) -> Sandbox:
+        point = self._store.get_snapshot(sandbox.snapshot)
+        async with self._capacity():
+            await self._make_room(sandbox, build.get(sandbox.image, self.settings), keep_standbys=False)
+            self._store.change(sandbox.id, state=State.RESTORING)
+        await self._put(sandbox, point, memory=True)
+        if point.cause is Cause.HIBERNATION and point.sandbox == sandbox.id:
+            await self._remove_snapshots([point])
+        return self.get(sandbox.id)
 
     async def _leave(self, sandbox: Sandbox) -> None:
         """Snapshot what is about to be left; a hibernated sandbox is one already."""
