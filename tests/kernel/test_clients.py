@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 import subprocess
 import sys
-import uuid
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import nbformat
 import pexpect
 import pytest
-from tornado.httpclient import AsyncHTTPClient
-from tornado.websocket import websocket_connect
 
 from jupyter_vsandbox.domain.model import State
+from tests.kernel.server import SECONDS, Server, answers, execute, printed, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tornado.websocket import WebSocketClientConnection
+    from pathlib import Path
 
     from tests.conftest import Home, Until
 
 pytestmark = pytest.mark.machine
 
 KERNEL = "vsandbox-python-3.11"
-SECONDS = 120.0
 CELLS = (
     "import socket\nhost = socket.gethostname()",
     "import pandas\nprint(pandas.Series([40, 2]).sum(), host)",
 )
-TOKEN = "secret"
 
 
 @pytest.fixture(scope="module")
@@ -106,95 +96,15 @@ def test_jupyter_console(notebook: Path) -> None:
         console.close(force=True)
 
 
-@dataclass
-class Server:
-    """A running Jupyter server."""
-
-    url: str
-
-    async def call(self, method: str, path: str, body: Any = None) -> Any:
-        """One REST call; the answer's JSON."""
-        answer = await AsyncHTTPClient().fetch(
-            f"{self.url}api/{path}",
-            method=method,
-            headers={"Authorization": f"token {TOKEN}"},
-            body=None if body is None else json.dumps(body),
-            allow_nonstandard_methods=True,
-            request_timeout=SECONDS,
-        )
-        return json.loads(answer.body) if answer.body else None
-
-    async def channels(self, kernel_id: str) -> WebSocketClientConnection:
-        """The websocket of a kernel."""
-        url = f"ws{self.url.removeprefix('http')}api/kernels/{kernel_id}/channels?token={TOKEN}"
-        return await websocket_connect(url)
-
-
 @pytest.fixture
-def server(notebook: Path, home: Home, until: Until) -> Iterator[Server]:
-    """A real server, on loopback with a token, in the notebook's folder."""
-    runtime = Path(os.environ["JUPYTER_RUNTIME_DIR"])
-    log = home.settings.home.parent / "server.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "jupyter_server", "--port=0", "--ip=127.0.0.1", "--no-browser"),
-                *(
-                    f"--ServerApp.root_dir={notebook.parent}",
-                    f"--IdentityProvider.token={TOKEN}",
-                    "--allow-root",
-                ),
-            ],
-            cwd=notebook.parent,
-            stdout=file,
-            stderr=file,
-        )
-    try:
-        info = runtime / f"jpserver-{process.pid}.json"
-        until(lambda: info.exists() or process.poll() is not None, SECONDS)
-        assert process.poll() is None, log.read_text()
-        yield Server(json.loads(info.read_text())["url"])
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-
-
-async def execute(
-    socket: WebSocketClientConnection, code: str, wait_for: str = "idle"
-) -> list[dict[str, Any]]:
-    """Run a cell; everything about it up to status idle, or to the first message of another type."""
-    header = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "session": "test", "version": "5.3"}
-    content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
-    request = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
-    await socket.write_message(json.dumps(request | {"buffers": []}))
-    return await answers(socket, header["msg_id"], wait_for)
-
-
-async def answers(socket: WebSocketClientConnection, request: str, wait_for: str) -> list[dict[str, Any]]:
-    """Messages about one request, up to the one that is waited for."""
-    found: list[dict[str, Any]] = []
-    async with asyncio.timeout(SECONDS):
-        while True:
-            text = await socket.read_message()
-            assert isinstance(text, str), "the server closed the websocket"
-            message = json.loads(text)
-            if message["parent_header"].get("msg_id") != request:
-                continue
-            found.append(message)
-            if wait_for in {message["msg_type"], message["content"].get("execution_state")}:
-                return found
-
-
-def printed(messages: list[dict[str, Any]]) -> str:
-    return "".join(message["content"]["text"] for message in messages if message["msg_type"] == "stream")
+def server(notebook: Path, until: Until) -> Iterator[Server]:
+    """A real server in the notebook's folder."""
+    with served(notebook.parent, until) as server:
+        yield server
 
 
 async def test_server(server: Server, notebook: Path, home: Home) -> None:
-    session = await server.call(
-        "POST",
-        "sessions",
-        {"path": notebook.name, "name": notebook.name, "type": "notebook", "kernel": {"name": KERNEL}},
-    )
+    session = await server.open(notebook.name, KERNEL)
     kernel_id = session["kernel"]["id"]
     socket = await server.channels(kernel_id)
     try:
