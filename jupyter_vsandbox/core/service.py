@@ -28,7 +28,7 @@ from jupyter_vsandbox.domain.errors import (
 )
 from jupyter_vsandbox.domain.model import Cause, Sandbox, Snapshot, State
 from jupyter_vsandbox.domain.retention import Retention
-from jupyter_vsandbox.files import locked, copy_whole
+from jupyter_vsandbox.files import copy_whole, locked
 from jupyter_vsandbox.link import AgentLink, new_keys
 from jupyter_vsandbox.runtimes import build
 from jupyter_vsandbox.settings import private_folder

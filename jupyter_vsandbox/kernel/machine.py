@@ -262,32 +262,55 @@ class KernelMachine:
         """
         if msg_type not in _NO_USE:
             self._idle.used()
-        if msg_type == "execute_request":
-            await self._turn.take(self._service.cell_lock(self.sandbox_id))
-        while not await self._talkable():
-            if msg_type == "shutdown_request":  # its memory is not to be lost
-                self._exit(0, "it was hibernated")
-            if msg_type in {"shutdown_request", "usage_request"}:
-                return False
-            try:
-                await self._wake()
-            except SandboxError:
-                if self._relay is None or not self._relay.in_cell:
-                    self._turn.end()
-                raise
-        if self._connected.is_set() and changes_packages(code):
-            await self._guard(Cause.PACKAGES)
-        return True
+        is_cell, guarded = msg_type == "execute_request", not changes_packages(code)
+        while True:
+            if is_cell and not self._turn.running:
+                await self._take_turn()
+            elif not await self._talkable():
+                if msg_type == "shutdown_request":  # its memory is not to be lost
+                    self._exit(0, "it was hibernated")
+                if msg_type in {"shutdown_request", "usage_request"}:
+                    return False
+                try:
+                    await self._wake()
+                except SandboxError:
+                    if self._relay is None or not self._relay.in_cell:
+                        self._turn.end()
+                    raise
+            elif is_cell and not self._turn.running:  # what a rollback aborted has taken the turn along
+                continue
+            elif not guarded and self._connected.is_set():
+                guarded = True
+                await self._guard(Cause.PACKAGES)
+            else:
+                return True
+
+    async def _take_turn(self) -> None:
+        await self._turn.take(self._service.cell_lock(self.sandbox_id))
+        if self._connected.is_set() and not self._is_where_it_was():
+            # A verb is at work on it, or was and that is about to be noticed.
+            with contextlib.suppress(SandboxError):
+                await self._service.settled(self.sandbox_id)
+            if not self._is_where_it_was():
+                self._connected.clear()
+
+    def _is_where_it_was(self) -> bool:
+        with contextlib.suppress(NotFound):
+            current = self._service.get(self.sandbox_id)
+            here = self._sandbox.endpoint if self._sandbox is not None else None
+            return current.state is State.RUNNING and current.endpoint == here
+        return False
 
     async def _talkable(self) -> bool:
         """Wait while a verb is at work on the machine; false if it then sleeps."""
-        events = (self._connected, self._exited, self._asleep)
-        waits = [asyncio.create_task(event.wait()) for event in events]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        if not (self._connected.is_set() or self._exited.is_set()):
+            events = (self._connected, self._exited, self._asleep)
+            waits = [asyncio.create_task(event.wait()) for event in events]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
         return not self._asleep.is_set() or self._exited.is_set()
 
     async def deliver(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
