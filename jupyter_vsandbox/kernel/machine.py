@@ -273,7 +273,7 @@ class KernelMachine:
                     return False
                 try:
                     await self._wake()
-                except SandboxError:
+                except (SandboxError, OSError):
                     if self._relay is None or not self._relay.in_cell:
                         self._turn.end()
                     raise
@@ -331,7 +331,7 @@ class KernelMachine:
     async def _guard(self, cause: Cause) -> None:
         try:
             await self._service.guard(self.sandbox_id, cause)
-        except SandboxError as error:
+        except (SandboxError, OSError) as error:
             _log.warning("No snapshot of sandbox %s for %s: %s", self.sandbox_id, cause, error)
 
     def _cpu(self) -> float:
@@ -367,7 +367,7 @@ class KernelMachine:
         """Bring a hibernated machine back.
 
         Raises:
-            SandboxError: it still sleeps, or cannot be reached; the next message tries again.
+            SandboxError, OSError: it still sleeps, or cannot be reached; the next message tries again.
         """
         async with self._waking:
             if not self._asleep.is_set() or self._exited.is_set():
@@ -376,7 +376,7 @@ class KernelMachine:
                 self._sandbox = await self._service.wake(self.sandbox_id)
                 await self._connect()
                 status = await self._attach()
-            except SandboxError as error:
+            except (SandboxError, OSError) as error:  # for instance a disk that is full
                 _log.warning("Sandbox %s could not be woken: %s", self.sandbox_id, error)
                 await self._unlink()
                 raise
@@ -390,7 +390,7 @@ class KernelMachine:
     async def _wake_for_those_who_wait(self) -> None:
         try:
             await self._wake()
-        except SandboxError as error:
+        except (SandboxError, OSError) as error:
             if self._relay is not None:
                 await self._relay.refuse(error)
 
@@ -433,7 +433,7 @@ class KernelMachine:
                         self._idle.start()
                         continue
                     last_words = "there is no kernel at that point of its history"
-            except SandboxError as error:
+            except (SandboxError, OSError) as error:
                 last_words = f"{last_words} {error}"
             else:
                 if current.state is State.HIBERNATED:

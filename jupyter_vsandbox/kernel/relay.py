@@ -49,7 +49,7 @@ class KernelEnd(Protocol):
         """Return when a message, `code` if it is a cell's, may be delivered; false if it is to be dropped.
 
         Raises:
-            SandboxError: it cannot be delivered now; whoever sent it is told why.
+            SandboxError, OSError: it cannot be delivered now; whoever sent it is told why.
         """
 
     async def deliver(self, channel: bytes, frames: Sequence[bytes | zmq.Frame]) -> None:
@@ -192,7 +192,7 @@ class Relay:
             if not request.is_cell:
                 await self._kernel.deliver(request.channel.encode(), request.frames)
 
-    async def refuse(self, error: SandboxError) -> None:
+    async def refuse(self, error: Exception) -> None:
         """Answer what would have been asked again with an error."""
         for msg_id, request in list(self._outstanding.items()):
             if not request.is_cell:
@@ -213,7 +213,7 @@ class Relay:
                 self._outstanding[msg_id] = request
                 await self._kernel.deliver(request.channel.encode(), request.frames)
 
-    async def _refuse(self, request: _Request, error: SandboxError) -> None:
+    async def _refuse(self, request: _Request, error: Exception) -> None:
         said = {"ename": type(error).__name__, "evalue": str(error), "traceback": [f"{error}"]}
         if request.is_cell:
             await self._publish(request, "status", {"execution_state": "busy"})
@@ -279,7 +279,7 @@ class Relay:
             try:
                 if not await self._kernel.ready_for(channel, request.kind, code):
                     continue
-            except SandboxError as error:
+            except (SandboxError, OSError) as error:
                 await self._refuse(request, error)
                 continue
             if request.due:

@@ -24,7 +24,7 @@ def follow(server: ServerApp, service: SandboxService) -> None:
 
     def path_of(api_path: str) -> str:
         # As `MappingKernelManager.cwd_for_path` makes the path that a kernel is told.
-        return to_os_path(ApiPath(api_path.strip("/")), server.root_dir)
+        return to_os_path(ApiPath(api_path.strip("/")), server.kernel_manager.root_dir)
 
     async def listen(logger: object, schema_id: str, data: dict[str, Any]) -> None:
         path = path_of(data["path"])

@@ -17,7 +17,7 @@ from jupyter_vsandbox.core.departure import hibernate_own
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.model import State
 from jupyter_vsandbox.drivers.qemu.driver import QemuDriver
-from tests.kernel.conftest import ANSWER_SECONDS, START_SECONDS
+from tests.kernel.conftest import ANSWER_SECONDS, RUNTIME, START_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,11 +129,11 @@ def test_the_second_kernel_of_a_notebook_is_told_that_it_has_a_machine_of_its_ow
     assert second.run("print(x)") == "2\n"
     assert first.run("print(x)") == "1\n"
 
-    # Nothing is lost, and what was used last is found first.
+    # Nothing is lost, and of those that are free the newest is found.
+    second_id = second.sandbox.id
     second.client.stop_channels()
     second.manager.shutdown_kernel()
-    again = start_kernel(JPY_SESSION_NAME=path)
-    assert again.sandbox.id in ids - {first.sandbox.id}
+    assert service.bound(path, RUNTIME) == second_id
 
 
 CRASH = """
