@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import uuid
@@ -89,42 +90,50 @@ def served(folder: Path, until: Until) -> Iterator[Server]:
         info = Path(os.environ["JUPYTER_RUNTIME_DIR"]) / f"jpserver-{process.pid}.json"
         until(lambda: info.exists() or process.poll() is not None, SECONDS)
         assert process.poll() is None, log.read_text()
-        yield Server(json.loads(info.read_text())["url"], process, log)
+        told = json.loads(info.read_text())
+        until(lambda: _listens(told["port"]), SECONDS)  # it tells where before it does
+        yield Server(told["url"], process, log)
     finally:
         process.terminate()
         process.wait(SECONDS)
 
 
+def _listens(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 async def send(
-    socket: WebSocketClientConnection, kind: str, content: dict[str, Any], channel: str = "shell"
+    websocket: WebSocketClientConnection, kind: str, content: dict[str, Any], channel: str = "shell"
 ) -> str:
     """Send a message; its id."""
     header = {"msg_id": uuid.uuid4().hex, "msg_type": kind, "session": "test", "version": "5.3"}
     request = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": channel}
-    await socket.write_message(json.dumps(request | {"buffers": []}))
+    await websocket.write_message(json.dumps(request | {"buffers": []}))
     return str(header["msg_id"])
 
 
-async def begin(socket: WebSocketClientConnection, code: str, *, allow_stdin: bool = False) -> str:
+async def begin(websocket: WebSocketClientConnection, code: str, *, allow_stdin: bool = False) -> str:
     """Send a cell; the request's id."""
     content = {"code": code, "silent": False, "store_history": True, "allow_stdin": allow_stdin}
-    return await send(socket, "execute_request", content)
+    return await send(websocket, "execute_request", content)
 
 
 async def execute(
-    socket: WebSocketClientConnection, code: str, wait_for: str = "idle"
+    websocket: WebSocketClientConnection, code: str, wait_for: str = "idle"
 ) -> list[dict[str, Any]]:
     """Run a cell; everything about it up to status idle, or to the first message of another type."""
-    return await answers(socket, await begin(socket, code), wait_for)
+    return await answers(websocket, await begin(websocket, code), wait_for)
 
 
-async def answers(socket: WebSocketClientConnection, request: str, *wait_for: str) -> list[dict[str, Any]]:
+async def answers(websocket: WebSocketClientConnection, request: str, *wait_for: str) -> list[dict[str, Any]]:
     """Messages about one request, until each of what is waited for was among them."""
     found: list[dict[str, Any]] = []
     missing = set(wait_for)
     async with asyncio.timeout(SECONDS):
         while missing:
-            text = await socket.read_message()
+            text = await websocket.read_message()
             assert isinstance(text, str), "the server closed the websocket"
             message = json.loads(text)
             if message["parent_header"].get("msg_id") == request:
