@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 60.0
+_THREADS = 64
+"""Whoever waits for a lock takes one; a holder that found none left would never let go of his."""
 
 
 class Engine:
@@ -31,8 +34,10 @@ class Engine:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
+        self._loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="vsandbox"))
         threading.Thread(target=self._loop.run_forever, name="vsandbox", daemon=True).start()
-        # Earlier than atexit's functions, which find no thread pool any more to write memory with.
+        # Before atexit's functions, which find no thread pool any more to write memory with, and, as
+        # the last to register is the first to be called, before the end of the pool.
         threading._register_atexit(self._close)  # type: ignore[attr-defined]  # noqa: SLF001
 
     @classmethod
