@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import nbformat
@@ -163,9 +162,7 @@ async def _end_in_the_middle(service: SandboxService, sandbox_id: str, server: S
     [session] = await server.call("GET", "sessions")
     socket = await server.channels(session["kernel"]["id"])
     await execute(socket, COUNT, "stream")
-    begun = time.monotonic()
     await asyncio.to_thread(server.stop)
-    print(f"the server took {time.monotonic() - begun:.1f} s to end")  # noqa: T201
     socket.close()
     left = service.get(sandbox_id)
     assert (left.state, left.owner) == (State.HIBERNATED, "")
