@@ -408,13 +408,13 @@ class Lifecycle:
         """Whether no verb is under way on any sandbox, nor has been a moment ago; forgets unused locks."""
         known = {sandbox.id for sandbox in self._store.all()}
         for path in self._locks.iterdir():
-            name, _, kind = path.name.partition(".")
-            if kind or name == "capacity" or name.startswith("standby-"):
+            name, _, of_cells = path.name.partition(".")
+            if name == "capacity" or name.startswith("standby-") or (of_cells and name in known):
                 continue
             with try_locked(path) as free:
-                if not free:
+                if not (free or of_cells):
                     return False
-                if name not in known:
+                if free and name not in known:
                     path.unlink(missing_ok=True)
         return True
 
