@@ -45,6 +45,24 @@ class Engine:
         """Run `work` in the thread and wait for it on the caller's loop."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the thread and wait for it here; an interrupt cancels it and waits for that."""
+        ended = threading.Event()
+
+        async def tracked() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(tracked(), self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            ended.wait(CLOSE_SECONDS)
+            raise
+
     def at_exit(self, key: object, close: Callable[[], Awaitable[None]] | None) -> None:
         """Have `close` awaited if the process ends without doing it; `None` takes that back."""
         if close is None:

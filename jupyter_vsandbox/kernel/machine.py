@@ -17,6 +17,7 @@ from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Permanent, Sa
 from jupyter_vsandbox.domain.model import Cause, State
 from jupyter_vsandbox.files import locked
 from jupyter_vsandbox.guest import protocol
+from jupyter_vsandbox.kernel.guest_requests import GuestRequests
 from jupyter_vsandbox.kernel.packages import changes_packages
 from jupyter_vsandbox.kernel.relay import Relay
 from jupyter_vsandbox.link import AgentLink
@@ -65,6 +66,7 @@ class KernelMachine:
         self._in_cell = False
         self._cell_began = 0.0
         self._ending = False
+        self._guest_requests = GuestRequests(service, self._answer)
         self.returncode: int | None = None
         """`None` while the kernel lives."""
 
@@ -164,6 +166,7 @@ class KernelMachine:
 
     async def release(self) -> None:
         """Let go of everything, a disposable sandbox included. Harmless twice."""
+        await self._guest_requests.close()
         await self._disconnect()
         self.cells_done()
         if self._relay is not None:
@@ -241,6 +244,7 @@ class KernelMachine:
 
     async def _unlink(self) -> None:
         self._connected.clear()
+        self._guest_requests.drop()
         if self._link is not None:
             await self._link.close()
             self._link = None
@@ -329,8 +333,14 @@ class KernelMachine:
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "kernel_exited":
             self._exit(event["returncode"], event["log"])
+        elif event["event"] in ("asked", "withdrawn"):
+            self._guest_requests.take(event, self.sandbox_id)
+
+    async def _answer(self, number: int, line: str) -> None:
+        await self._request("answer", timeout=ANSWER_SECONDS, number=number, line=line)
 
     def _on_reconnect(self) -> None:
+        self._guest_requests.drop()
         self._watch_reconnect = asyncio.create_task(self._reattach())
 
     async def _reattach(self) -> None:
