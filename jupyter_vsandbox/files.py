@@ -8,11 +8,16 @@ import fcntl
 import os
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+
+# Threads of their own: those who wait for a lock must not use up the ones that its holder needs.
+_waiting = ThreadPoolExecutor(max_workers=256, thread_name_prefix="vsandbox-lock")
 
 
 def write_private(path: Path, text: str) -> None:
@@ -58,7 +63,7 @@ async def locked(path: Path) -> AsyncIterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            await asyncio.to_thread(fcntl.flock, fd, fcntl.LOCK_EX)
+            await asyncio.get_running_loop().run_in_executor(_waiting, fcntl.flock, fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)

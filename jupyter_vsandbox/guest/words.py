@@ -105,7 +105,7 @@ def read(line, cell=False):  # type: (str, bool) -> argparse.Namespace
             raise VSandboxError("Say what to try: %vsandbox try pip install -U PACKAGE")
         return argparse.Namespace(verb="try", command=rest.strip())
     try:
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)
     except ValueError as error:
         raise VSandboxError("{}: {}".format(line.strip(), error)) from None
     if cell and not words:

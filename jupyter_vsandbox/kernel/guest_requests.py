@@ -46,6 +46,8 @@ TRIED = "try"
 _AWAY = (guest_wire.Rollback, guest_wire.Reset, guest_wire.Keep)
 _LONG = (guest_wire.Compare, guest_wire.Try, guest_wire.RunIn, guest_wire.Diff, guest_wire.Fork)
 _MAX_LONG = 2
+# The others wait for each other.
+_AT_ONCE = (*_LONG, guest_wire.Status, guest_wire.History, guest_wire.Hibernate)
 
 
 class GuestRequests:
@@ -60,9 +62,10 @@ class GuestRequests:
         self._service = service
         self._answer = answer
         self._asked: dict[int, asyncio.Task[None]] = {}
-        self._stoppable: set[int] = set()
-        self._long: set[int] = set()
-        self._apart: set[asyncio.Task[None]] = set()
+        self._every: set[asyncio.Task[None]] = set()
+        self._stoppable: set[asyncio.Task[None]] = set()
+        self._long: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
         self._hibernating: asyncio.Task[None] | None = None
         self._allowed = float(BURST)
         self._counted = time.monotonic()
@@ -73,33 +76,26 @@ class GuestRequests:
         if number is None:
             _log.debug("Sandbox %s asked for something without a number.", sandbox_id)
         elif event.get("event") == "withdrawn":
-            if number in self._stoppable:
-                _cancel(self._asked[number])
-        elif number not in self._asked:
+            self._stop(self._asked.get(number))
+        elif number not in self._asked and len(self._asked) < 2 * MAX_ASKING:  # as its agent keeps it
             self._begin(number, event, sandbox_id)
 
     def _begin(self, number: int, event: Mapping[str, Any], sandbox_id: str) -> None:
-        request: guest_wire.Request | None = None
-        refusal = ""
         try:
             self._admit()
             request = guest_wire.request(event)
             if isinstance(request, _LONG) and len(self._long) >= _MAX_LONG:
                 raise Conflict(f"{_MAX_LONG} such requests of this machine are under way; wait for them.")
         except SandboxError as error:
-            refusal = _failed(error)
-        if request is None or refusal:
-            work = self._send(number, refusal)
+            task = asyncio.create_task(self._send(number, _failed(error)))
+            self._stoppable.add(task)
         else:
-            work = self._handle(number, request, sandbox_id)
+            task = asyncio.create_task(self._handle(number, request, sandbox_id))
             if isinstance(request, _LONG):
-                self._long.add(number)
-        task = asyncio.create_task(work)
-        if isinstance(request, _AWAY) and not refusal:
-            self._apart.add(task)
-            task.add_done_callback(self._apart.discard)
-        else:
-            self._stoppable.add(number)
+                self._long.add(task)
+            if not isinstance(request, _AWAY):
+                self._stoppable.add(task)
+        self._every.add(task)
         self._asked[number] = task
         task.add_done_callback(lambda done: self._done(number, done))
 
@@ -114,29 +110,43 @@ class GuestRequests:
     def _done(self, number: int, task: asyncio.Task[None]) -> None:
         if self._asked.get(number) is task:
             del self._asked[number]
-            self._stoppable.discard(number)
-            self._long.discard(number)
+        for tasks in (self._every, self._stoppable, self._long):
+            tasks.discard(task)
+
+    def _stop(self, task: asyncio.Task[None] | None) -> None:
+        """Cancel what may be; once: a second time would cut the cleaning up off."""
+        if task in self._stoppable and not task.cancelling():
+            task.cancel()
 
     def drop(self) -> None:
-        """The link to those who asked is gone: what they wait for ends, what was begun apart goes on."""
-        for number in self._stoppable:
-            _cancel(self._asked[number])
-        for number in set(self._asked) - self._stoppable:
-            del self._asked[number]  # another life of the machine may use the number again
+        """The link to those who asked is gone: what they wait for ends, what was begun apart goes on.
+
+        In another life of the machine the same numbers come again.
+        """
+        for task in self._asked.values():
+            self._stop(task)
+        self._asked.clear()
 
     async def close(self) -> None:
-        """End all and clean up; what was begun apart is waited for. Harmless twice."""
-        waiting = [self._asked[number] for number in self._stoppable] + list(self._apart)
+        """End all and clean up; what cannot be stopped is waited for. Harmless twice."""
         self.drop()
+        waiting = set(self._every)
         if self._hibernating is not None:
-            _cancel(self._hibernating)
-            waiting.append(self._hibernating)
+            self._hibernating.cancel()
+            waiting.add(self._hibernating)
         await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _handle(self, number: int, request: guest_wire.Request, sandbox_id: str) -> None:
         try:
-            line = json.dumps({"result": await self._do(request, sandbox_id)})
+            if isinstance(request, _AT_ONCE):
+                result = await self._do(request, sandbox_id)
+            else:
+                async with self._turn:
+                    result = await self._do(request, sandbox_id)
+            line = json.dumps({"result": result})
         except SandboxError as error:
+            if isinstance(request, _AWAY):  # who asked may be back in another life, and never hear it
+                _log.warning("Sandbox %s could not %s: %s", sandbox_id, type(request).__name__.lower(), error)
             line = _failed(error)
         except Exception:  # noqa: BLE001 - whatever went wrong, the guest must hear of it
             _log.exception("A request of sandbox %s failed", sandbox_id)
@@ -285,12 +295,6 @@ class GuestRequests:
             if not done:
                 await self._service.delete(fork.id)
         return {"columns": [comparison.column_dict(column) for column in columns], "kept": done}
-
-
-def _cancel(task: asyncio.Task[None]) -> None:
-    """Cancel once: a second time would cut the cleaning up off."""
-    if not task.cancelling():
-        task.cancel()
 
 
 def _failed(error: SandboxError) -> str:

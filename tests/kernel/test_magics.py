@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from jupyter_vsandbox.domain.model import State
+from jupyter_vsandbox.kernel.specs import spec_name
 from jupyter_vsandbox.runtimes import build
 from jupyter_vsandbox.runtimes.catalog import Catalog
 from jupyter_vsandbox.settings import Settings
@@ -188,3 +192,10 @@ def test_an_upgrade_is_tried_and_kept(start_kernel: StartKernel) -> None:
     assert reply(kernel, "%vsandbox keep", 120)[0]["status"] == "aborted"
     assert kernel.value("[six.__version__, y]") == ["1.15.0", 42]
     assert alone(kernel) or len(kernel.home.records()) == 2
+
+
+@pytest.mark.parametrize("name", ["magics", "compare"])
+def test_notebook_that_shows_the_magics(home: Home, old_image: str, name: str) -> None:
+    path = Path(__file__).parents[2] / "binder" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=600, kernel_name=spec_name(RUNTIME)).execute()

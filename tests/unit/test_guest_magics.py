@@ -24,6 +24,7 @@ def test_words_are_read():
         True,
     )
     assert words.read("").verb is None
+    assert words.read("rollback a  # back").name == "a"
     assert words.read("try pip install -U 'a b' --x").command == "pip install -U 'a b' --x"
     said = words.read('compare a b --with x y --fork "pip install -U pandas" --assert-same', cell=True)
     assert (said.runtimes, said.given, said.command) == (["a", "b"], ["x", "y"], "pip install -U pandas")
