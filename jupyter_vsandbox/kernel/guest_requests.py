@@ -290,7 +290,7 @@ class GuestRequests:
         try:
             task = comparison.Task(request.cells, request.seconds)
             columns = await comparison.in_fork(self._service, fork, request.command, task)
-            done = not columns[-1].note
+            done = not any(column.note for column in columns)
         finally:
             if not done:
                 await self._service.delete(fork.id)
