@@ -3,6 +3,7 @@
 import json
 import select
 import socket
+import sys
 import tempfile
 import threading
 import types
@@ -258,12 +259,14 @@ def test_a_snapshot_waits_for_the_end_of_the_cell(capsys):
     assert one.after == []
 
 
-def test_without_widgets_the_panel_is_text():
+def test_without_widgets_the_panel_is_text(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
     one = magics.Magics(Shell())
     status = {"name": "", "id": "abc", "runtime": "r", "state": "running", "memory": 1, "disk": 1}
     status |= {"shape": {"memory": 1}, "snapshots": [], "forks": []}
     one.ask = lambda verb: {"status": status, "history": []}[verb]
     bundle = one.vsandbox("")._repr_mimebundle_()
+    assert list(bundle) == ["text/plain"]
     assert bundle["text/plain"].startswith("abc (r), running")
 
 
@@ -281,3 +284,27 @@ def test_a_native_kernel_says_what_needs_a_sandbox(settings):
 def test_a_native_kernel_tells_what_there_is(settings, capsys):
     native.NativeMagics(Shell()).vsandbox("status")
     assert "runs on the host" in capsys.readouterr().out
+
+
+def test_buttons_of_the_panel_ask_and_cells_refresh_it():
+    asked = []
+    status = {"name": "", "id": "abc", "runtime": "r", "state": "running", "memory": 1, "disk": 1}
+    status |= {"shape": {"memory": 1}, "snapshots": [], "forks": []}
+
+    def ask(verb, **args):
+        asked.append((verb, args))
+        if verb == "fork":
+            raise VSandboxError("no room")
+        return {"status": status, "history": []}.get(verb)
+
+    one = magics.Magics(Shell())
+    one.ask = ask
+    view = one.vsandbox("")._widgets()
+    name, snapshot, _, fork, *_ = view.children[1].children
+    name.value = "first"
+    snapshot.click()
+    assert ("snapshot", {"name": "first"}) in asked
+    fork.click()
+    status["state"] = "changed"
+    one.cell_ended(types.SimpleNamespace(error_in_exec=None))
+    assert "changed" in view.children[0].value
