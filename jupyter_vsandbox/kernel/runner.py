@@ -137,7 +137,8 @@ class Runner:
         self._link = AgentLink(
             sandbox.endpoint, sandbox.keys, on_kernel=self._receive, on_event=self._on_event
         )
-        self._session = Session(key=b"")
+        self._session = Session()
+        self._session.auth = None  # what the link carries is unsigned; an empty key would be warned of
         self._cell: _Cell | None = None
         self._dead = False
 

@@ -98,7 +98,10 @@ def test_a_snapshot_is_taken_at_the_end_of_its_cell_and_what_waited_behind_it_do
     assert "before-rollback-1" in kernel.run("%vsandbox history")
     content, _ = reply(kernel, "%vsandbox snapshot first")
     assert "choose another name" in content["evalue"]
-    assert "x" in kernel.run("x = 5\n%vsandbox diff first before-rollback-1")
+    content, text = reply(kernel, "%vsandbox diff first before-rollback-1")
+    assert content["status"] == "ok", content
+    assert "~ x (int)" in text
+    assert "+ y (str)" in text
 
 
 def test_a_fork_runs_cells_of_its_own(kernel: Kernel) -> None:
