@@ -13,6 +13,13 @@ def _jupyter_server_extension_points() -> list[dict[str, Any]]:
     return [{"module": "jupyter_vsandbox.server.app", "app": VSandboxExtension}]
 
 
+def load_ipython_extension(shell: Any) -> None:  # noqa: ANN401 - IPython has no types
+    """Called by ``%load_ext jupyter_vsandbox``."""
+    from jupyter_vsandbox.kernel.native import load
+
+    load(shell)
+
+
 def _jupyter_labextension_paths() -> list[dict[str, str]]:
     """Called by ``jupyter-builder develop``."""
     return [{"src": "labextension", "dest": "jupyter-vsandbox"}]

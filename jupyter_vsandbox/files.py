@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox.domain.errors import Exhausted, Permanent, Transient
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOTHING = 1024 * 1024  # bytes that are as good as none
 _PIECE = 65536
+
+
+# Threads of their own: those who wait for a lock must not use up the ones that its holder needs.
+_waiting = ThreadPoolExecutor(max_workers=256, thread_name_prefix="vsandbox-lock")
 
 
 def write_private(path: Path, text: str) -> None:
@@ -123,7 +128,7 @@ async def locked(path: Path) -> AsyncIterator[None]:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                await asyncio.to_thread(fcntl.flock, fd, fcntl.LOCK_EX)
+                await asyncio.get_running_loop().run_in_executor(_waiting, fcntl.flock, fd, fcntl.LOCK_EX)
             if not _is_at(fd, path):
                 continue
             yield

@@ -234,6 +234,35 @@ class SandboxService(Labels):
                     with contextlib.suppress(NotFound):  # the sandbox may be gone by now
                         await self._remove_snapshots([begin])
 
+    @contextlib.asynccontextmanager
+    async def passing(self, sandbox_id: str) -> AsyncIterator[Snapshot]:
+        """A snapshot of a sandbox as it is, be it in the middle of a cell, removed when the block ends.
+
+        Raises as `snapshot` does.
+        """
+        async with self._settled(sandbox_id) as sandbox:
+            begin = await self._snapshot(sandbox, Cause.FORK)
+        try:
+            yield begin
+        finally:
+            async with self._lock(sandbox_id):
+                with contextlib.suppress(NotFound):  # the sandbox may be gone by now
+                    await self._remove_snapshots([begin])
+
+    @contextlib.asynccontextmanager
+    async def borrowed(self, sandbox_id: str) -> AsyncIterator[Sandbox]:
+        """A sandbox that nobody uses, running, for the length of a block; it runs on after that.
+
+        Raises as `claim` does.
+        """
+        claimed = await self.claim(sandbox_id, "")
+        try:
+            yield claimed
+        finally:
+            async with self._lock(sandbox_id):
+                with contextlib.suppress(NotFound):
+                    self._store.change(sandbox_id, owner="")
+
     async def _stopped_at(self, sandbox_id: str) -> Snapshot:
         async with self._settled(sandbox_id) as sandbox:
             if sandbox.state is not State.STOPPED:

@@ -18,7 +18,7 @@ from typing import IO, Any, Callable, Dict, List, Optional, Set, Tuple, Union
 import zmq
 from zmq.utils import z85
 
-from . import identity, kernel, protocol
+from . import door, identity, kernel, protocol
 
 KEYS_FILE = "/run/vsandbox/link.json"
 SPEC_FILE = "/etc/vsandbox/kernel.json"
@@ -94,7 +94,9 @@ class Agent:
         # As ZeroMQ itself writes it, or unbinding does not find it.
         self.endpoint = "tcp://0.0.0.0:{}".format(protocol.PORT)
         self.link = self._bind(keys)
+        self.door = door.Door(protocol.DOOR, self._asked, self._withdrawn)
         self.verbs = {
+            "answer": self.answer,
             "attach": self.attach,
             "adopt": self.adopt,
             "resume": self.resume,
@@ -150,6 +152,8 @@ class Agent:
             poller.register(self.zap, zmq.POLLIN)
             poller.register(self.link, zmq.POLLIN)
             poller.register(self.wake, zmq.POLLIN)
+            for descriptor, events in self.door.watched().items():
+                poller.register(descriptor, events)
             # While nobody is attached the kernel's messages wait in its sockets.
             current = self.kernel
             if current is not None and (self.peer is not None or not current.idle()):
@@ -172,14 +176,21 @@ class Agent:
             self._admit()
         if self.wake.fileno() in ready:
             self._children()
-        before = (self.peer, self.kernel is not None and self.kernel.idle())
+        before = self._polled()
+        for descriptor in self.door.watched():
+            if descriptor in ready:
+                self.door.handle(descriptor)
         if current is not None:
             for channel, peer in current.sockets.items():
                 if peer in ready:
                     self._from_kernel(current, channel, peer)
         if self.link in ready:
             self._from_host()
-        return before == (self.peer, self.kernel is not None and self.kernel.idle())
+        return before == self._polled()
+
+    def _polled(self):  # type: () -> Tuple[object, ...]
+        """What decides which sockets are polled."""
+        return self.peer, self.kernel is not None and self.kernel.idle(), self.door.watched()
 
     def _from_kernel(self, current, channel, peer):
         # type: (kernel.Kernel, bytes, zmq.Socket[Any]) -> None
@@ -223,6 +234,8 @@ class Agent:
             if verb not in self.verbs:
                 raise Failure("no verb {!r}".format(verb))
             if verb == "attach":
+                if sender != self.peer:
+                    self.door.break_off("The host was connected anew before it answered; ask again.")
                 self.peer = sender
             result = self.verbs[verb](**message.get("args", {}))
             if isinstance(result, Later):
@@ -261,7 +274,20 @@ class Agent:
         if self.peer is not None:
             self.link.send_multipart([self.peer] + protocol.pack(dict(content, event=name)))
 
+    def _asked(self, number, verb, args):  # type: (int, str, Dict[str, Any]) -> None
+        if self.peer is None:
+            self.door.answer(number, door.refusal("No host is connected to this machine now."))
+        self._event("asked", number=number, verb=verb, args=args)
+
+    def _withdrawn(self, number):  # type: (int) -> None
+        self._event("withdrawn", number=number)
+
     # The verbs.
+
+    def answer(self, number, line):  # type: (int, str) -> Dict[str, Any]
+        """Give a program of this machine the answer to what it asked for."""
+        self.door.answer(number, line)
+        return {}
 
     def clock(self, step=0.0):  # type: (float) -> Dict[str, Any]
         """Move the wall clock by `step` seconds and say what it shows then, in seconds.
@@ -293,6 +319,7 @@ class Agent:
             entropy: hexadecimal digits.
         """
         self.peer = None
+        self.door.break_off("This machine was put back to the moment at which it asked for this.")
         identity.feed_entropy(bytes.fromhex(entropy))
         return {}
 
@@ -307,6 +334,7 @@ class Agent:
             machine_id: 32 hexadecimal digits.
             mac: new address of the network card.
         """
+        self.door.break_off("This machine is a copy of the one that asked for this.")
         identity.feed_entropy(bytes.fromhex(entropy))
         identity.set_hostname(hostname)
         identity.set_machine_id(machine_id)

@@ -7,6 +7,14 @@ frame names a channel:
   the kernel's own socket sends or takes them, unsigned.
 * ``agent``: the second frame is a JSON object. A request is ``{"id", "verb", "args"}``, its answer
   ``{"id", "result"}`` or ``{"id", "error"}``, an event ``{"event", ...}``.
+
+Programs in the guest ask the host through the agent. They connect to the unix socket `DOOR`, send
+one line, the JSON object ``{"verb", "args"}``, and are sent one, ``{"result"}`` or ``{"error",
+"kind"}``. The agent passes a request on as the event ``{"event": "asked", "number", "verb",
+"args"}``; the host answers with its verb ``answer`` (``number``, and ``line`` to send). An asker that
+hangs up is told of by ``{"event": "withdrawn", "number"}``. What the host does for a guest it does
+to that guest's own sandbox and its forks; it reads the verbs and checks them in
+``kernel/guest_wire.py``.
 """
 
 import json
@@ -17,6 +25,18 @@ VERSION = 2
 
 PORT = 5555
 """TCP port of the agent inside the guest."""
+
+DOOR = "/run/vsandbox/ask"
+"""Where programs in the guest ask for something."""
+
+MAX_REQUEST = 4 << 20
+"""Bytes of one such request."""
+
+MAX_ASKING = 16
+"""So many of them may wait for answers at once."""
+
+BROKEN_OFF = "broken-off"
+"""The ``kind`` of an error that says: this was asked in another life of this machine."""
 
 AGENT = b"agent"
 CHANNELS = (b"shell", b"control", b"stdin", b"iopub")
@@ -37,7 +57,10 @@ def unpack(frame):  # type: (bytes) -> Dict[str, Any]
     Raises:
         ValueError: it is not a JSON object.
     """
-    message = json.loads(frame.decode())
+    try:
+        message = json.loads(frame.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(message, dict):
         raise ValueError("not a JSON object")
     return message

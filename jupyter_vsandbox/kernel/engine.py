@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 60.0
-_THREADS = 64
-"""Whoever waits for a lock takes one; a holder that found none left would never let go of his."""
 
 
 class Engine:
@@ -34,7 +31,6 @@ class Engine:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
-        self._loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="vsandbox"))
         threading.Thread(target=self._loop.run_forever, name="vsandbox", daemon=True).start()
         # Before atexit's functions, which find no thread pool any more to write memory with, and, as
         # the last to register is the first to be called, before the end of the pool.
@@ -51,6 +47,24 @@ class Engine:
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in the thread and wait for it on the caller's loop."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the thread and wait for it here; an interrupt cancels it and waits for that."""
+        ended = threading.Event()
+
+        async def tracked() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(tracked(), self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            ended.wait(CLOSE_SECONDS)
+            raise
 
     def at_exit(self, key: object, close: Callable[[], Awaitable[None]] | None) -> None:
         """Have `close` awaited if the process ends without doing it; `None` takes that back."""

@@ -17,6 +17,7 @@ from jupyter_vsandbox.domain.model import Cause, State
 from jupyter_vsandbox.files import try_locked
 from jupyter_vsandbox.guest import protocol
 from jupyter_vsandbox.kernel.choice import Choice
+from jupyter_vsandbox.kernel.guest_requests import GuestRequests
 from jupyter_vsandbox.kernel.idle import IdleTimer
 from jupyter_vsandbox.kernel.packages import changes_packages
 from jupyter_vsandbox.kernel.relay import Relay
@@ -69,6 +70,7 @@ class KernelMachine:
         self._idle = IdleTimer(service.settings.hibernate_after, self._cpu, self._nobody_uses_it)
         self._ending = False
         self._notice = ""
+        self._guest_requests = GuestRequests(service, self._answer)
         self.returncode: int | None = None
         """`None` while the kernel lives."""
 
@@ -175,6 +177,7 @@ class KernelMachine:
         Args:
             keep_memory: hibernate a sandbox that somebody can come back to, in the middle of a cell, too.
         """
+        await self._guest_requests.close()
         await self._disconnect()
         self.cells_done()
         if self._relay is not None:
@@ -241,6 +244,7 @@ class KernelMachine:
     async def _unlink(self) -> None:
         self._idle.stop()
         self._connected.clear()
+        self._guest_requests.drop()
         if self._link is not None:
             await self._link.close()
             self._link = None
@@ -401,8 +405,14 @@ class KernelMachine:
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "kernel_exited":
             self._exit(event["returncode"], event["log"])
+        elif event["event"] in ("asked", "withdrawn"):
+            self._guest_requests.take(event, self.sandbox_id)
+
+    async def _answer(self, number: int, line: str) -> None:
+        await self._request("answer", timeout=ANSWER_SECONDS, number=number, line=line)
 
     def _on_reconnect(self) -> None:
+        self._guest_requests.drop()
         self._watch_reconnect = asyncio.create_task(self._reattach())
 
     async def _reattach(self) -> None:

@@ -33,6 +33,9 @@ from jupyter_vsandbox.config import load_settings
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.model import MIB, State
 from jupyter_vsandbox.drivers.qemu.process import Qemu
+from jupyter_vsandbox.kernel.comparison import Task, in_runtimes
+from jupyter_vsandbox.runtimes import build
+from jupyter_vsandbox.runtimes.catalog import Catalog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +53,11 @@ DIRECT_PORTS = {name: 6001 + n for n, name in enumerate(("shell", "iopub", "stdi
 DIRTY = 20 * MIB
 HIBERNATED = 100
 
+COMPARED = [RUNTIME, "python-3.9"]
+COMPARED_CELL = "import pandas\nprint(pandas.DataFrame({'a': range(1000)}).describe())"
+
 GOALS = {
+    "compare_vs_single": "<= 1.5",
     "rollback_vs_native": "<= 1 (0.5)",
     "fork_vs_native": "<= 1 (0.5)",
     "wake_vs_native": "<= 1.2 (0.5)",
@@ -285,6 +292,31 @@ def bench_kishu(figures: Figures, service: SandboxService, count: int) -> dict[s
     return came_back
 
 
+def bench_compare(figures: Figures, service: SandboxService, count: int) -> None:
+    """A cell in two runtimes at once, next to the slower of the two alone; machines included."""
+    for runtime in COMPARED:
+        build.build(Catalog.standard(service.settings).get(runtime), service.settings)
+        asyncio.run(service.prepare(runtime))
+    task = Task((COMPARED_CELL,), READY_SECONDS)
+    for _ in range(count):
+        alone = [_compared(service, [runtime], task) for runtime in COMPARED]
+        together = _compared(service, COMPARED, task)
+        figures.add("compare_ms", together * 1000, "ms")
+        figures.add("compare_vs_single", together / max(alone), "ratio")
+
+
+def _compared(service: SandboxService, runtimes: list[str], task: Task) -> float:
+    """The seconds that a comparison takes, without standbys."""
+    for waiting in standbys(service):
+        asyncio.run(service.delete(waiting))
+    begin = time.perf_counter()
+    columns = asyncio.run(in_runtimes(service, runtimes, task))
+    seconds = time.perf_counter() - begin
+    if any(column.note or column.cells[0].status != "ok" for column in columns):
+        raise RuntimeError(f"the compared cell failed: {columns}")
+    return seconds
+
+
 def first_result(
     figures: Figures, name: str, client: BlockingKernelClient, begin: float, native: float
 ) -> None:
@@ -333,6 +365,7 @@ def main() -> int:
         bench_cold_starts(figures, service, count)
         bench_roundtrips(figures, service, 5 * count)
         bench_timetravel(figures, service, count)
+        bench_compare(figures, service, max(1, count // 2))
         came_back = bench_kishu(figures, service, max(1, count // 2))
     summary = figures.summary()
     RESULT.parent.mkdir(exist_ok=True)

@@ -139,7 +139,6 @@ def test_has_no_serious_violation(lab: Lab):
             (each["impact"], each["id"], [node["html"][:160] for node in each["nodes"]][:3])
             for each in result["violations"]
         ]
-        print(theme, serious, len(result["passes"]))
         assert [each for each in serious if each[0] in {"serious", "critical"}] == []
 
 

@@ -74,4 +74,8 @@ def test_the_standard_catalog_is_built_in_then_site_then_user(tmp_path: Path) ->
     standard = Catalog.standard(settings)
     assert standard.get("python-3.11").summary == "user"
     assert standard.get("extra").summary == "site"
-    assert Catalog.standard(Settings(home=tmp_path / "empty")).names() == ["python-3.11"]
+    assert Catalog.standard(Settings(home=tmp_path / "empty")).names() == [
+        "python-3.11",
+        "python-3.13",
+        "python-3.9",
+    ]
