@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient
 from qemu.qmp.error import QMPError
+from qemu.qmp.qmp_client import NegotiationError
 
 from jupyter_vsandbox import faults
 from jupyter_vsandbox.domain.errors import Permanent, Transient
@@ -200,7 +201,7 @@ class Qemu:
         client = QMPClient()
         try:
             async with asyncio.timeout(QMP_SECONDS):
-                await client.connect(os.fspath(self.socket_path))
+                client = await self._connected()
                 yield Monitor(client)
         except ExecuteError as error:
             raise Transient(f"QEMU refused: {error}") from error
@@ -209,6 +210,23 @@ class Qemu:
         finally:
             with contextlib.suppress(QMPError, OSError, EOFError):
                 await client.disconnect()
+
+    async def _connected(self) -> QMPClient:
+        """A client past QMP's greeting.
+
+        One that a machine's event comes to in the middle of that, for instance as it begins to run, takes it
+        for a wrong answer and gives up.
+        """
+        while True:
+            client = QMPClient()
+            try:
+                await client.connect(os.fspath(self.socket_path))
+            except ConnectError as error:
+                broken = isinstance(error.exc, NegotiationError) and isinstance(error.exc.exc, AssertionError)
+                if not broken:
+                    raise
+            else:
+                return client
 
     async def end(self) -> None:
         """Kill the process if it runs, and forget it."""
