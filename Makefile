@@ -13,7 +13,7 @@ NODE_FITS := const [a, b] = process.versions.node.split(".").map(Number); \
 	process.exit(a > 22 || (a == 22 && b >= 12) || (a == 20 && b >= 19) ? 0 : 1)
 NPM := npm --prefix labextension --prefer-offline --no-fund --no-audit
 
-SYSTEM_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
+SYSTEM_PACKAGES := chromium debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
 
 .DEFAULT_GOAL := help
 .PHONY: help setup labextension check check-python check-typescript test fidelity image lab demo bench wheel clean
@@ -51,7 +51,7 @@ labextension: jupyter_vsandbox/labextension/package.json ## Build the JupyterLab
 
 jupyter_vsandbox/labextension/package.json: labextension/node_modules/.package-lock.json \
 		labextension/package.json labextension/tsconfig.json .venv/installed \
-		$(shell find labextension/src labextension/style -type f)
+		$(shell find labextension/schema labextension/src labextension/style -type f)
 	$(NPM) run build
 	$(BIN)/jupyter-builder develop --overwrite .
 	@touch $@

@@ -29,6 +29,8 @@ export default defineConfig([
       // Lumino signals take the method and its `this` as two arguments.
       '@typescript-eslint/unbound-method': 'off',
       curly: 'error',
+      // All that a plugin imports is shown, or needed to show it, from the start.
+      'jupyter/prefer-lazy-imports': 'off',
       eqeqeq: 'error',
       'prefer-arrow-callback': 'error'
     }
@@ -37,6 +39,13 @@ export default defineConfig([
     files: ['src/__tests__/**'],
     rules: { 'jupyter/no-untranslated-string': 'off' }
   },
-  { files: ['**/*.mjs'], extends: [typescript.configs.disableTypeChecked] },
+  {
+    files: ['**/*.mjs', '**/*.json'],
+    extends: [typescript.configs.disableTypeChecked]
+  },
+  {
+    files: ['**/*.json'],
+    rules: { '@typescript-eslint/no-unused-expressions': 'off' }
+  },
   prettier
 ]);

@@ -8,7 +8,7 @@ from shutil import which
 
 from hatch_jupyter_builder.utils import compare_recursive_mtime, npm_builder, recursive_mtime
 
-_SOURCES = ("src", "style", "package.json", "package-lock.json", "tsconfig.json")
+_SOURCES = ("schema", "src", "style", "package.json", "package-lock.json", "tsconfig.json")
 
 
 def build(target: str, version: str, path: str, output: str, command: str) -> None:

@@ -1,24 +1,34 @@
 import type { ISessionContext } from '@jupyterlab/apputils';
 import type { Kernel } from '@jupyterlab/services';
-import { ServerConnection } from '@jupyterlab/services';
 import { VDomModel } from '@jupyterlab/ui-components';
-import type { ISandboxModel, ISandboxService, SandboxStatus } from './tokens';
+import type {
+  ISandbox,
+  ISandboxModel,
+  ISandboxStore,
+  SandboxStatus,
+  StoreChange
+} from './tokens';
 
 const NONE: SandboxStatus = { kind: 'none' };
 
 /**
- * Follows the kernel of one session context and knows the sandbox behind it.
+ * Follows the kernel of one session context and finds the sandbox behind it in the store.
  *
- * It asks the server when that kernel, its connection or its life changes, and at no other time.
+ * A notebook without a kernel has the sandbox that was kept for it.
  */
 export class SandboxModel extends VDomModel implements ISandboxModel {
-  constructor(service: ISandboxService) {
+  constructor(store: ISandboxStore) {
     super();
-    this._service = service;
+    this._store = store;
+    store.changed.connect(this._onStore, this);
   }
 
   get status(): SandboxStatus {
     return this._status;
+  }
+
+  get sandbox(): ISandbox | null {
+    return this._status.kind === 'known' ? this._status.sandbox : null;
   }
 
   /**
@@ -34,14 +44,9 @@ export class SandboxModel extends VDomModel implements ISandboxModel {
     }
     this._disconnect();
     this._context = context;
-    this._kernelStatus = null;
-    if (context) {
-      context.kernelChanged.connect(this._onKernel, this);
-      context.connectionStatusChanged.connect(this._onChange, this);
-      context.statusChanged.connect(this._onStatus, this);
-    }
-    this._set(NONE);
-    void this.refresh();
+    context?.kernelChanged.connect(this._onKernel, this);
+    context?.propertyChanged.connect(this._update, this);
+    this._onKernel();
   }
 
   override dispose(): void {
@@ -49,81 +54,108 @@ export class SandboxModel extends VDomModel implements ISandboxModel {
       return;
     }
     this._disconnect();
+    this._store.changed.disconnect(this._onStore, this);
     this._context = null;
-    this._request++;
     super.dispose();
   }
 
-  /**
-   * Ask the server again. Never rejects: a failure becomes the status.
-   */
-  async refresh(): Promise<void> {
-    const request = ++this._request;
-    const status = await this._ask(this._context?.session?.kernel, request);
-    // Answers may overtake each other; only the latest question counts.
-    if (request === this._request) {
-      this._set(status);
+  private _onKernel(): void {
+    this._kernel = null;
+    this._update();
+    void this._identify(this._context?.session?.kernel);
+  }
+
+  private async _identify(
+    kernel: Kernel.IKernelConnection | null | undefined
+  ): Promise<void> {
+    const spec = await kernel?.spec.catch(() => undefined);
+    // The notebook may have got another kernel meanwhile.
+    if (kernel && kernel === this._context?.session?.kernel) {
+      const sandboxed = spec?.metadata?.['vsandbox'] !== undefined;
+      const title = spec?.display_name.replace(/ \(sandbox\)$/, '') ?? '';
+      this._kernel = { id: kernel.id, sandboxed, title };
+      this._update();
     }
   }
 
-  private async _ask(
-    kernel: Kernel.IKernelConnection | null | undefined,
-    request: number
-  ): Promise<SandboxStatus> {
-    const spec = await kernel?.spec.catch(() => undefined);
-    if (!kernel || !spec?.metadata?.['vsandbox']) {
+  private _onStore(_: ISandboxStore, change: StoreChange): void {
+    if (['connection', 'sandboxes', 'usages', 'operations'].includes(change)) {
+      this._update();
+    }
+  }
+
+  private _update(): void {
+    const status = this._find();
+    if (!same(status, this._status)) {
+      this._status = status;
+      this.stateChanged.emit();
+    }
+  }
+
+  private _find(): SandboxStatus {
+    const kernel = this._kernel;
+    if (!this._context || (kernel && !kernel.sandboxed)) {
       return NONE;
     }
-    const title = spec.display_name.replace(/ \(sandbox\)$/, '');
-    if (this._status.kind === 'none' && request === this._request) {
-      this._set({ kind: 'asking', title });
+    if (!kernel && this._context.session?.kernel) {
+      return NONE; // its spec is not here yet
     }
-    try {
-      const sandboxes = await this._service.list();
-      const sandbox = sandboxes.find(
-        ({ kernel_id }) => kernel_id === kernel.id
-      );
-      return { kind: 'known', title, sandbox: sandbox ?? null };
-    } catch (error) {
-      const unreachable = error instanceof ServerConnection.NetworkError;
-      const kind = unreachable ? 'unreachable' : 'failed';
-      return { kind, title, reason: String(error) };
+    const kept = kernel ? null : this._kept(this._context.path);
+    if (!kernel && !kept) {
+      return NONE;
+    }
+    const title = kernel?.title ?? kept?.runtime ?? '';
+    const { connection } = this._store;
+    switch (connection.kind) {
+      case 'connecting':
+        return { kind: 'asking', title };
+      case 'lost':
+        return { kind: 'unreachable', title, reason: connection.reason };
+      case 'failed':
+        return { kind: 'failed', title, reason: connection.reason };
+      case 'live': {
+        const sandbox = kept ?? this._serving(kernel?.id ?? '');
+        const busy = sandbox ? this._store.busy(sandbox.id) : [];
+        return { kind: 'known', title, sandbox, busy };
+      }
     }
   }
 
-  private _set(status: SandboxStatus): void {
-    this._status = status;
-    this.stateChanged.emit();
+  private _serving(kernel: string): ISandbox | null {
+    for (const sandbox of this._store.sandboxes.values()) {
+      if (sandbox.kernel_id === kernel) {
+        return sandbox;
+      }
+    }
+    return null;
+  }
+
+  private _kept(path: string): ISandbox | null {
+    const kept = [...this._store.sandboxes.values()].filter(
+      ({ notebook_path }) => notebook_path !== null && notebook_path === path
+    );
+    return kept.sort((a, b) => b.created - a.created)[0] ?? null;
   }
 
   private _disconnect(): void {
     this._context?.kernelChanged.disconnect(this._onKernel, this);
-    this._context?.connectionStatusChanged.disconnect(this._onChange, this);
-    this._context?.statusChanged.disconnect(this._onStatus, this);
+    this._context?.propertyChanged.disconnect(this._update, this);
   }
 
-  private _onKernel(): void {
-    this._set(NONE);
-    void this.refresh();
-  }
-
-  private _onChange(): void {
-    void this.refresh();
-  }
-
-  private _onStatus(_: ISessionContext, status: Kernel.Status): void {
-    // Every cell makes a kernel busy and idle again, which says nothing about its machine.
-    const working = status === 'busy' || status === 'idle';
-    const before = this._kernelStatus;
-    this._kernelStatus = working ? 'idle' : status;
-    if (this._kernelStatus !== before) {
-      void this.refresh();
-    }
-  }
-
-  private readonly _service: ISandboxService;
+  private readonly _store: ISandboxStore;
   private _context: ISessionContext | null = null;
-  private _kernelStatus: Kernel.Status | null = null;
-  private _request = 0;
+  private _kernel: { id: string; sandboxed: boolean; title: string } | null =
+    null;
   private _status: SandboxStatus = NONE;
+}
+
+function same(a: SandboxStatus, b: SandboxStatus): boolean {
+  if (a.kind === 'known' && b.kind === 'known') {
+    return (
+      a.title === b.title &&
+      a.sandbox === b.sandbox &&
+      a.busy.join() === b.busy.join()
+    );
+  }
+  return JSON.stringify(a) === JSON.stringify(b);
 }

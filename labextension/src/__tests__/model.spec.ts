@@ -1,19 +1,32 @@
-import { ServerConnection } from '@jupyterlab/services';
 import { SandboxModel } from '../model';
-import type { ISandbox } from '../tokens';
-import { FakeContext, kernel, SANDBOX, settle } from './fixtures';
+import type { SandboxStore } from '../store';
+import type { FakeService } from './fixtures';
+import {
+  FakeContext,
+  FakeEvents,
+  fakeService,
+  kernel,
+  SANDBOX,
+  settle,
+  storeOf
+} from './fixtures';
 
 describe('SandboxModel', () => {
-  let list: jest.Mock<Promise<ISandbox[]>, []>;
+  let service: FakeService;
+  let events: FakeEvents;
+  let store: SandboxStore;
   let model: SandboxModel;
 
-  beforeEach(() => {
-    list = jest.fn<Promise<ISandbox[]>, []>().mockResolvedValue([SANDBOX]);
-    model = new SandboxModel({ list });
+  beforeEach(async () => {
+    service = fakeService();
+    events = new FakeEvents();
+    store = await storeOf(service, events);
+    model = new SandboxModel(store);
   });
 
   afterEach(() => {
     model.dispose();
+    store.dispose();
   });
 
   async function follow(context: FakeContext): Promise<void> {
@@ -23,12 +36,13 @@ describe('SandboxModel', () => {
 
   it('finds the sandbox by the id of its kernel', async () => {
     const other = { ...SANDBOX, id: 'ffffffffffff', kernel_id: 'kernel-2' };
-    list.mockResolvedValue([other, SANDBOX]);
+    events.sandbox(other);
     await follow(new FakeContext(kernel('kernel-1')));
     expect(model.status).toEqual({
       kind: 'known',
       title: 'Python 3.11',
-      sandbox: SANDBOX
+      sandbox: SANDBOX,
+      busy: []
     });
   });
 
@@ -37,45 +51,51 @@ describe('SandboxModel', () => {
     expect(model.status).toMatchObject({ kind: 'known', sandbox: null });
   });
 
-  it('shows nothing and asks nothing for other kernels and for none', async () => {
-    await follow(new FakeContext(kernel('kernel-1', false)));
+  it('finds what was kept for a notebook without a kernel', async () => {
+    await follow(new FakeContext(null, 'work.ipynb'));
+    expect(model.sandbox).toEqual(SANDBOX);
+    await follow(new FakeContext(null, 'other.ipynb'));
+    expect(model.status.kind).toBe('none');
+  });
+
+  it('shows nothing for other kernels and for none', async () => {
+    await follow(new FakeContext(kernel('kernel-1', false), 'work.ipynb'));
     expect(model.status.kind).toBe('none');
     await follow(new FakeContext(null));
     expect(model.status.kind).toBe('none');
-    expect(list).not.toHaveBeenCalled();
   });
 
-  it('tells a server that does not answer from one that answers with an error', async () => {
-    const context = new FakeContext(kernel('kernel-1'));
-    list.mockRejectedValueOnce(
-      new ServerConnection.NetworkError(new TypeError('Failed to fetch'))
-    );
-    await follow(context);
+  it('shows no state that the server has not told', async () => {
+    await follow(new FakeContext(kernel('kernel-1')));
+    events.connect(false);
     expect(model.status.kind).toBe('unreachable');
-
-    list.mockRejectedValueOnce(new Error('500'));
-    await model.refresh();
-    expect(model.status.kind).toBe('failed');
-
-    context.connectionStatusChanged.emit('connected');
+    expect(model.sandbox).toBeNull();
+    events.connect(true);
     await settle();
     expect(model.status.kind).toBe('known');
   });
 
-  it('does not ask again for every cell that runs', async () => {
-    const context = new FakeContext(kernel('kernel-1'));
-    await follow(context);
-    context.statusChanged.emit('idle');
-    await settle();
-    list.mockClear();
-    for (const status of ['busy', 'idle', 'busy', 'idle'] as const) {
-      context.statusChanged.emit(status);
-    }
-    await settle();
-    expect(list).not.toHaveBeenCalled();
-    context.statusChanged.emit('restarting');
-    await settle();
-    expect(list).toHaveBeenCalledTimes(1);
+  it('follows the machine, and what is under way on it', async () => {
+    await follow(new FakeContext(kernel('kernel-1')));
+    const changed = jest.fn();
+    model.stateChanged.connect(changed);
+    events.operation({ verb: 'hibernate' });
+    expect(model.status).toMatchObject({ busy: ['hibernate'] });
+    events.sandbox({ ...SANDBOX, state: 'hibernated' });
+    events.operation({ verb: 'hibernate', state: 'done' });
+    expect(model.status).toMatchObject({
+      busy: [],
+      sandbox: { state: 'hibernated' }
+    });
+    expect(changed).toHaveBeenCalledTimes(3);
+  });
+
+  it('is not disturbed by what happens to others', async () => {
+    await follow(new FakeContext(kernel('kernel-1')));
+    const changed = jest.fn();
+    model.stateChanged.connect(changed);
+    events.sandbox({ ...SANDBOX, id: 'ffffffffffff', kernel_id: '' });
+    expect(changed).not.toHaveBeenCalled();
   });
 
   it('follows the notebook to another kernel', async () => {
@@ -88,32 +108,13 @@ describe('SandboxModel', () => {
     expect(model.status.kind).toBe('none');
   });
 
-  it('ignores an answer that a later question has overtaken', async () => {
-    const context = new FakeContext(kernel('kernel-1'));
-    await follow(context);
-    let answerLate: (sandboxes: ISandbox[]) => void = () => {};
-    list.mockReturnValueOnce(
-      new Promise(resolve => {
-        answerLate = resolve;
-      })
-    );
-    const late = model.refresh();
-    await settle();
-    await model.refresh();
-    answerLate([{ ...SANDBOX, state: 'starting' }]);
-    await late;
-    expect(model.status).toMatchObject({ sandbox: { state: 'running' } });
-  });
-
   it('lets go of a notebook that is no longer in front', async () => {
     const context = new FakeContext(kernel('kernel-1'));
     await follow(context);
     model.context = null;
-    list.mockClear();
-    context.connectionStatusChanged.emit('connected');
-    context.statusChanged.emit('dead');
+    expect(model.status.kind).toBe('none');
+    context.kernelChanged.emit(undefined);
     await settle();
     expect(model.status.kind).toBe('none');
-    expect(list).not.toHaveBeenCalled();
   });
 });

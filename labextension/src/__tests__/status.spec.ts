@@ -2,9 +2,16 @@ import { nullTranslator } from '@jupyterlab/translation';
 import { Widget } from '@lumino/widgets';
 import { SandboxModel } from '../model';
 import { StatusItem } from '../panels/status';
-import { describe as put } from '../panels/status/text';
 import type { SandboxStatus } from '../tokens';
-import { FakeContext, kernel, SANDBOX, settle } from './fixtures';
+import { describe as put } from '../words';
+import {
+  FakeContext,
+  fakeService,
+  kernel,
+  SANDBOX,
+  settle,
+  storeOf
+} from './fixtures';
 
 const title = 'Python 3.11';
 
@@ -15,20 +22,25 @@ describe('describe', () => {
     [{ kind: 'none' }, undefined],
     [{ kind: 'asking', title }, 'Python 3.11 · sandbox · …'],
     [
-      { kind: 'known', title, sandbox: SANDBOX },
+      { kind: 'known', title, sandbox: SANDBOX, busy: [] },
       'Python 3.11 · sandbox · running (emulated)'
     ],
     [
       {
         kind: 'known',
         title,
-        sandbox: { ...SANDBOX, state: 'starting', emulated: null }
+        sandbox: { ...SANDBOX, state: 'starting', emulated: null },
+        busy: []
       },
       'Python 3.11 · sandbox · starting'
     ],
     [
-      { kind: 'known', title, sandbox: null },
+      { kind: 'known', title, sandbox: null, busy: [] },
       'Python 3.11 · sandbox · no machine'
+    ],
+    [
+      { kind: 'known', title, sandbox: SANDBOX, busy: ['hibernate'] },
+      'Python 3.11 · sandbox · hibernating… (emulated)'
     ],
     [
       { kind: 'unreachable', title, reason: 'r' },
@@ -44,9 +56,11 @@ describe('describe', () => {
 });
 
 describe('StatusItem', () => {
-  it('shows and names the state, and nothing without a sandbox', async () => {
-    const model = new SandboxModel({ list: () => Promise.resolve([SANDBOX]) });
-    const item = new StatusItem(model, nullTranslator);
+  it('names the state, and takes a snapshot; it is nothing without a sandbox', async () => {
+    const store = await storeOf(fakeService());
+    const model = new SandboxModel(store);
+    const snapshot = jest.fn();
+    const item = new StatusItem(model, nullTranslator, snapshot);
     Widget.attach(item, document.body);
     await item.renderPromise;
     expect(item.node.textContent).toBe('');
@@ -54,16 +68,19 @@ describe('StatusItem', () => {
     model.context = new FakeContext(kernel('kernel-1')).asContext;
     await settle();
     await item.renderPromise;
-    const node = item.node.querySelector('[role="status"]');
-    expect(node?.textContent).toBe(
+    const button = item.node.querySelector('button');
+    expect(button?.textContent).toBe(
       'Python 3.11 · sandbox · running (emulated)'
     );
-    expect(node?.getAttribute('aria-label')).toBe(
-      'Sandbox of Python 3.11: running (emulated)'
+    expect(button?.getAttribute('aria-label')).toBe(
+      'Sandbox of Python 3.11: running (emulated). Take a snapshot'
     );
-    expect(node?.getAttribute('title')).toContain('0123456789ab');
+    expect(button?.title).toContain('0123456789ab');
+    button?.click();
+    expect(snapshot).toHaveBeenCalledTimes(1);
 
     item.dispose();
     model.dispose();
+    store.dispose();
   });
 });
