@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +26,7 @@ from jupyter_vsandbox.runtimes.catalog import Catalog
 from jupyter_vsandbox.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Coroutine, Generator, Iterator
 
     from jupyter_vsandbox.domain.model import Image, Sandbox
 
@@ -81,17 +82,23 @@ class Home:
         """Delete the sandboxes that were let go and wait for somebody to come back to them."""
         with SandboxService(self.settings) as service:
             kept = {s.id for s in service.list() if not s.owner and not service.disposable(s)}
-        asyncio.run(self._delete(lambda sandbox: sandbox.id in kept))
+        run(self._delete(lambda sandbox: sandbox.id in kept))
 
     def remove(self, *states: State) -> None:
         """Delete the sandboxes that are in one of `states`."""
-        asyncio.run(self._delete(lambda sandbox: sandbox.state in states))
+        run(self._delete(lambda sandbox: sandbox.state in states))
 
     async def _delete(self, which: Callable[[Sandbox], bool]) -> None:
         with SandboxService(self.settings) as service:
             for sandbox in service.list():
                 if which(sandbox):
                     await service.delete(sandbox.id)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end, in a thread: a browser's driver has a loop in the tests' own."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
 
 
 class Until(Protocol):
@@ -139,7 +146,7 @@ def image() -> Image:
         with SandboxService(settings) as service:
             await service.delete((await service.create(RUNTIME)).id)
 
-    asyncio.run(warm())
+    run(warm())
     return image
 
 

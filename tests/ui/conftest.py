@@ -1,0 +1,261 @@
+"""JupyterLab in a browser, with machines behind its notebooks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from playwright.sync_api import Error, expect, sync_playwright
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Locator, Page
+
+    from tests.conftest import Home, NewHome, Until
+
+RUNTIME = "python-3.11"
+KERNEL = "vsandbox-python-3.11"
+PICTURES = Path(__file__).parents[2] / "test-reports" / "ui"
+START_SECONDS = 60.0
+PATIENCE_MILLISECONDS = 90_000
+"""Guests may be emulated, and the host busy with other tests."""
+TOKEN = "for-this-test-only"
+CHROMIUM = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+expect.set_options(timeout=PATIENCE_MILLISECONDS)
+
+
+@dataclass
+class Server:
+    """A ``jupyter lab`` in a process of its own, at an address that it keeps."""
+
+    home: Home
+    until: Until
+    folder: Path
+    log: Path
+    port: int = field(default_factory=lambda: _free_port())
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = [
+            sys.executable,
+            *("-m", "jupyterlab", "--no-browser", "--allow-root"),
+            f"--port={self.port}",
+            "--ServerApp.port_retries=0",
+            f"--IdentityProvider.token={TOKEN}",
+            f"--ServerApp.root_dir={self.folder}",
+        ]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+        self.until(self._answers, START_SECONDS)
+
+    def kill(self) -> None:
+        """End it without a word to anybody."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        """End it as a user does."""
+        if self.process:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{self.url}/api", timeout=5).close()
+            return True
+        return False
+
+
+@dataclass
+class Lab:
+    """JupyterLab as it is in the browser."""
+
+    page: Page
+    server: Server
+    name: str
+    pictures: int = 0
+
+    @property
+    def panel(self) -> Locator:
+        """The sidebar."""
+        return self.page.locator("#jp-vsandbox-sidebar")
+
+    @property
+    def machine(self) -> Locator:
+        """What the sidebar tells of the notebook in front."""
+        return self.panel.locator(".jp-VSandbox-machine")
+
+    @property
+    def notebook(self) -> Locator:
+        """The notebook in front."""
+        return self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)").last
+
+    def picture(self, name: str) -> None:
+        """Keep what is seen."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        self.pictures += 1
+        self.page.screenshot(path=PICTURES / f"{self.name}-{self.pictures:02}-{name}.png")
+
+    def write(self, name: str, *sources: str) -> None:
+        """Put a notebook into the server's folder."""
+        notebook = nbformat.v4.new_notebook(
+            metadata={
+                "kernelspec": {
+                    "name": KERNEL,
+                    "display_name": "Python 3.11 (sandbox)",
+                    "language": "python",
+                }
+            },
+            cells=[nbformat.v4.new_code_cell(source) for source in sources],
+        )
+        nbformat.write(notebook, self.server.folder / name)
+
+    def open(self, path: str) -> None:
+        """Open a notebook and wait for its machine."""
+        self.page.goto(f"{self.server.url}/lab/tree/{path}?token={TOKEN}&reset")
+        self.show()
+        expect(self.state()).to_have_text("running")
+
+    def show(self) -> None:
+        """Show the sidebar."""
+        tab = self.page.get_by_role("tab", name="Sandbox")
+        expect(tab).to_be_visible()
+        if tab.get_attribute("aria-selected") != "true":
+            tab.click()
+        expect(self.panel).to_be_visible()
+
+    def state(self) -> Locator:
+        """What state the panel shows for the notebook in front."""
+        return self.machine.locator(".jp-VSandbox-machineTitle .jp-VSandbox-state")
+
+    def run(self, source: str, notebook: Locator | None = None) -> Locator:
+        """Run `source` in a new last cell and return where its output is."""
+        panel = notebook or self.notebook
+        cells = panel.locator(".jp-CodeCell")
+        last = cells.last
+        last.locator(".cm-content").click()
+        if (last.locator(".cm-content").inner_text()).strip():
+            self.page.keyboard.press("Escape")
+            self.page.keyboard.press("b")
+            last = cells.last
+            last.locator(".cm-content").click()
+        self.page.keyboard.insert_text(source)
+        self.page.keyboard.press("Control+Enter")
+        expect(last.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"))
+        return last.locator(".jp-OutputArea-output")
+
+    def dialog(self) -> Locator:
+        """The dialog that is open."""
+        return self.page.locator(".jp-Dialog")
+
+    def accept(self) -> None:
+        """Say yes to the dialog that is open."""
+        self.dialog().locator(".jp-mod-accept").click()
+        expect(self.dialog()).to_have_count(0)
+
+    def row(self, name: str) -> Locator:
+        """The row of the history with that name."""
+        return self.panel.locator(".jp-VSandbox-row[data-kind=snapshot]").filter(has_text=name)
+
+    def snapshot(self, name: str) -> None:
+        """Take a snapshot by the button in the section's title."""
+        self.panel.locator(".lm-AccordionPanel-title").first.get_by_role(
+            "button", name="Keep the machine"
+        ).click()
+        self.dialog().locator("input").fill(name)
+        self.accept()
+        expect(self.row(name)).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def lab_home(new_home: NewHome) -> Iterator[Home]:
+    """The home of a module's machines."""
+    with new_home() as home:
+        disabled = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+        config = Path(os.environ["JUPYTER_CONFIG_DIR"]) / "labconfig" / "page_config.json"
+        config.parent.mkdir(parents=True)
+        config.write_text(json.dumps(disabled))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def server(lab_home: Home, until: Until, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running ``jupyter lab``."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    server = Server(lab_home, until, folder, PICTURES / "server.log")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        lab_home.remove_kept()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium: the browsers that playwright brings are not needed."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        pytest.fail("There is no chromium; `make setup` installs it.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def lab(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """JupyterLab in a window of a test's own."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MILLISECONDS)
+    lab = Lab(page, server, request.node.name.removeprefix("test_"))
+    errors: list[Error] = []
+    page.on("pageerror", errors.append)
+    try:
+        yield lab
+    finally:
+        lab.picture("end")
+        context.close()
+    assert [str(error) for error in errors] == []
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
