@@ -72,7 +72,7 @@ export class SandboxModel extends VDomModel implements ISandboxModel {
     // The notebook may have got another kernel meanwhile.
     if (kernel && kernel === this._context?.session?.kernel) {
       const sandboxed = spec?.metadata?.['vsandbox'] !== undefined;
-      const title = spec?.display_name.replace(/ \(sandbox\)$/, '') ?? '';
+      const title = plain(spec?.display_name ?? '');
       this._kernel = { id: kernel.id, sandboxed, title };
       this._update();
     }
@@ -104,7 +104,7 @@ export class SandboxModel extends VDomModel implements ISandboxModel {
     if (!kernel && !kept) {
       return NONE;
     }
-    const title = kernel?.title ?? kept?.runtime ?? '';
+    const title = kernel?.title ?? this._runtime(kept?.runtime ?? '');
     const { connection } = this._store;
     switch (connection.kind) {
       case 'connecting':
@@ -119,6 +119,13 @@ export class SandboxModel extends VDomModel implements ISandboxModel {
         return { kind: 'known', title, sandbox, busy };
       }
     }
+  }
+
+  private _runtime(name: string): string {
+    const known = this._store.runtimes?.runtimes.find(
+      runtime => runtime.name === name
+    );
+    return known ? plain(known.display_name) : name;
   }
 
   private _serving(kernel: string): ISandbox | null {
@@ -147,6 +154,10 @@ export class SandboxModel extends VDomModel implements ISandboxModel {
   private _kernel: { id: string; sandboxed: boolean; title: string } | null =
     null;
   private _status: SandboxStatus = NONE;
+}
+
+function plain(displayName: string): string {
+  return displayName.replace(/ \(sandbox\)$/, '');
 }
 
 function same(a: SandboxStatus, b: SandboxStatus): boolean {

@@ -51,7 +51,6 @@ expect.set_options(timeout=PATIENCE_MILLISECONDS)
 class Server:
     """A ``jupyter lab`` in a process of its own, at an address that it keeps."""
 
-    home: Home
     until: Until
     folder: Path
     log: Path
@@ -201,14 +200,21 @@ class Lab:
         expect(self.row(name)).to_be_visible()
 
 
+@pytest.fixture(autouse=True)
+def jp_asyncio_loop() -> None:
+    """Instead of pytest-jupyter's: the browser's driver has a running loop in this thread."""
+
+
+@pytest.fixture(autouse=True)
+def jp_server_cleanup() -> None:
+    """Instead of pytest-jupyter's: no server runs in this process."""
+
+
 @pytest.fixture(scope="module")
 def lab_home(new_home: NewHome) -> Iterator[Home]:
     """The home of a module's machines."""
     with new_home() as home:
-        disabled = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
-        config = Path(os.environ["JUPYTER_CONFIG_DIR"]) / "labconfig" / "page_config.json"
-        config.parent.mkdir(parents=True)
-        config.write_text(json.dumps(disabled))
+        furnish_lab()
         yield home
 
 
@@ -217,7 +223,7 @@ def server(lab_home: Home, until: Until, tmp_path_factory: pytest.TempPathFactor
     """A running ``jupyter lab``."""
     folder = tmp_path_factory.mktemp("notebooks")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    server = Server(lab_home, until, folder, PICTURES / "server.log")
+    server = Server(until, folder, PICTURES / "server.log")
     server.start()
     try:
         yield server
@@ -246,13 +252,24 @@ def lab(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Ite
     page.set_default_timeout(PATIENCE_MILLISECONDS)
     lab = Lab(page, server, request.node.name.removeprefix("test_"))
     errors: list[Error] = []
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))
     try:
         yield lab
     finally:
         lab.picture("end")
         context.close()
     assert [str(error) for error in errors] == []
+
+
+def furnish_lab() -> None:
+    """Configure JupyterLab: no news, which are fetched from elsewhere, and an object to reach it by."""
+    pages = {
+        "disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True},
+        "exposeAppInBrowser": True,
+    }
+    config = Path(os.environ["JUPYTER_CONFIG_DIR"]) / "labconfig" / "page_config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps(pages))
 
 
 def _free_port() -> int:

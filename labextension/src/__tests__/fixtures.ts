@@ -68,8 +68,7 @@ export type FakeService = {
 };
 
 export function fakeService(): FakeService {
-  const answer = (value?: unknown) =>
-    jest.fn().mockResolvedValue(value);
+  const answer = (value?: unknown) => jest.fn().mockResolvedValue(value);
   return {
     list: answer([SANDBOX]),
     history: answer([SNAPSHOT]),

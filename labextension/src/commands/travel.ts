@@ -82,7 +82,11 @@ export function addTravelCommands(context: ICommandContext): void {
   commands.addCommand(CommandIDs.snapshot, {
     describedBy: DESCRIBED,
     label: args =>
-      args['toolbar'] ? '' : trans.__('Take a Snapshot of the Sandbox'),
+      args['toolbar']
+        ? ''
+        : args['menu']
+          ? trans.__('Take a Snapshot…')
+          : trans.__('Take a Snapshot of the Sandbox…'),
     caption: trans.__(
       'Keep the machine as it is: variables, packages, files and cells'
     ),

@@ -1,5 +1,6 @@
 import { ReactWidget, SidePanel, UseSignal } from '@jupyterlab/ui-components';
 import type { ITranslator } from '@jupyterlab/translation';
+import type { AccordionPanel } from '@lumino/widgets';
 import React from 'react';
 import { sandboxIcon } from '../components/icons';
 import { HistorySection } from './history';
@@ -7,6 +8,9 @@ import { NotebookSection } from './notebook';
 import { RuntimesSection } from './runtimes';
 import { SandboxesSection } from './sandboxes';
 import type { IPanelContext } from './section';
+
+/** How much of the height the sections get at first. */
+const SIZES = [6, 7, 4, 2];
 
 /**
  * The sidebar: a section for the notebook in front, its history, all sandboxes and all runtimes.
@@ -27,6 +31,7 @@ export class Sidebar extends SidePanel {
     this.addWidget(new HistorySection(context));
     this.addWidget(new SandboxesSection(context));
     this.addWidget(new RuntimesSection(context));
+    (this.content as AccordionPanel).setRelativeSizes(SIZES);
   }
 }
 

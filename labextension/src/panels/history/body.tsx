@@ -14,7 +14,7 @@ import type { HistoryRow } from '../../lineage';
 import type { ISandbox, ISnapshot } from '../../tokens';
 import { causeName, factsOf, nameOf } from '../../words';
 import type { IPanelContext } from '../section';
-import { Graph, graphWidth } from './graph';
+import { Graph } from './graph';
 import type { HistoryModel } from './model';
 
 const HEIGHT = 40;
@@ -37,7 +37,6 @@ export function HistoryBody({ model, context }: IProps): React.ReactElement {
   if (!rows) {
     return <p className="jp-VSandbox-empty">…</p>;
   }
-  const width = graphWidth(rows);
   return (
     <Rows
       label={trans.__('History of %1', nameOf(sandbox))}
@@ -48,7 +47,7 @@ export function HistoryBody({ model, context }: IProps): React.ReactElement {
       }}
       render={(row: Row) => (
         <>
-          <Graph row={row} width={width} height={HEIGHT} />
+          <Graph row={row} height={HEIGHT} />
           {row.kind === 'head' ? (
             <Head sandbox={row.sandbox} own={sandbox} context={context} />
           ) : row.kind === 'fold' ? (
@@ -73,7 +72,7 @@ function asRow(row: HistoryRow, sandbox: ISandbox): Row {
         ...row,
         level: 1,
         current: row.sandbox.id === sandbox.id,
-        data: { kind: 'head', sandbox: row.sandbox.id }
+        data: { vsandbox: 'machine', kind: 'head', sandbox: row.sandbox.id }
       };
     case 'fold':
       return { ...row, level: 1, expanded: row.open, data: { kind: 'fold' } };
@@ -82,6 +81,7 @@ function asRow(row: HistoryRow, sandbox: ISandbox): Row {
         ...row,
         level: row.folded ? 2 : 1,
         data: {
+          vsandbox: 'snapshot',
           kind: 'snapshot',
           snapshot: row.snapshot.id,
           sandbox: sandbox.id
@@ -106,8 +106,6 @@ function Head(props: {
           ) : (
             <span>{nameOf(sandbox)}</span>
           )}
-        </div>
-        <div className="jp-VSandbox-facts">
           <StateDot
             state={sandbox.state}
             busy={store.busy(sandbox.id)}

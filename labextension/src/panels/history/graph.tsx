@@ -7,25 +7,14 @@ const COLOURS = 6;
 const SHOWN = 8;
 
 /**
- * How wide the graph of some rows is, in pixels.
- */
-export function graphWidth(rows: readonly HistoryRow[]): number {
-  const widest = rows.reduce(
-    (most, { lane, through }) => Math.max(most, lane, ...through),
-    0
-  );
-  return (Math.min(widest, SHOWN - 1) + 1) * LANE + 6;
-}
-
-/**
  * The part of the graph that is in one row.
  */
 export function Graph(props: {
   readonly row: HistoryRow;
-  readonly width: number;
   readonly height: number;
 }): React.ReactElement {
-  const { row, width, height } = props;
+  const { row, height } = props;
+  const width = place(Math.max(row.lane, ...row.through, ...row.from)) + 9;
   const middle = height / 2;
   const x = place(row.lane);
   return (

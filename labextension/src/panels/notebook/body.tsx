@@ -71,6 +71,7 @@ function Machine(
   return (
     <div
       className="jp-VSandbox-machine"
+      data-vsandbox="machine"
       data-sandbox={sandbox.id}
       data-state={sandbox.state}
     >

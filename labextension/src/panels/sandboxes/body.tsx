@@ -56,7 +56,7 @@ export function SandboxesBody(props: {
         key: sandbox.id,
         level: 1,
         current: sandbox.id === current,
-        data: { kind: 'sandbox', sandbox: sandbox.id },
+        data: { vsandbox: 'machine', kind: 'sandbox', sandbox: sandbox.id },
         sandbox
       }))}
       render={({ sandbox }: IRow & { sandbox: ISandbox }) => (
