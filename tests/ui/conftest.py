@@ -264,6 +264,7 @@ def lab(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Ite
     page.set_default_timeout(PATIENCE_MILLISECONDS)
     lab = Lab(page, server, request.node.name.removeprefix("test_"))
     errors: list[Error] = []
+    page.on("dialog", lambda dialog: dialog.accept())  # that a notebook is not saved
     page.on("pageerror", lambda error: errors.append(error))
     try:
         yield lab

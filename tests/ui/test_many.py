@@ -110,9 +110,10 @@ def test_paints_fast(lab: Lab):
             return times;
         }"""
     )
+    shown = [round(each) for each in paints]
     figures = (
-        f"paints of the panel, the first one first: {[round(each) for each in paints]} ms\nframes while scrolling: "
-        + (f"median {sorted(scrolls)[30]:.1f}, worst {max(scrolls):.1f} ms\n")
+        f"paints of the panel, the first one first: {shown} ms\n"
+        f"frames while scrolling: median {sorted(scrolls)[30]:.1f}, worst {max(scrolls):.1f} ms\n"
     )
     (PICTURES / "paints.txt").write_text(figures)
     assert min(paints) < PAINT_MILLISECONDS, figures

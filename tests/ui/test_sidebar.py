@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.machine
 
+LONG = 240_000
+"""Milliseconds; a copy of the machine is started and asked, or the notebook is run again."""
+
 
 def test_travel(lab: Lab):
     lab.write("travel.ipynb", "import sys")
@@ -40,11 +43,17 @@ def test_travel(lab: Lab):
     expect(lab.run("print(x)")).to_have_text("old")
     lab.picture("old-value")
 
-    # What changed since the other branch was left.
-    lab.row("after").hover()
-    lab.row("after").get_by_role("button", name="What changed since").click()
+
+def test_compare(lab: Lab):
+    lab.write("compare.ipynb", "import sys")
+    lab.open("compare.ipynb")
+    lab.run("x = 'old'")
+    lab.snapshot("before")
+    lab.run("x = 'new'")
+    lab.row("before").hover()
+    lab.row("before").get_by_role("button", name="What changed since").click()
     table = lab.page.get_by_role("table", name="Variables")
-    expect(table.get_by_role("row").filter(has_text="x")).to_contain_text("changed")
+    expect(table.get_by_role("row").filter(has_text="x")).to_contain_text("changed", timeout=LONG)
     lab.picture("diff")
 
 
@@ -88,7 +97,7 @@ def test_try_an_upgrade(lab: Lab):
     lab.accept()
     trial = lab.page.locator(".jp-VSandbox-trial")
     lab.picture("trying")
-    expect(trial.get_by_role("button", name="Keep")).to_be_enabled()
+    expect(trial.get_by_role("button", name="Keep")).to_be_enabled(timeout=LONG)
     expect(trial.get_by_role("group", name="Before")).to_contain_text("False")
     expect(trial.get_by_role("group", name="After")).to_contain_text("True")
     lab.picture("tried")

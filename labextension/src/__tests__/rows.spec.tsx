@@ -4,8 +4,9 @@ import React, { act } from 'react';
 import type { IRow } from '../components/rows';
 import { Rows } from '../components/rows';
 
-(globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT =
-  true;
+(
+  globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }
+).IS_REACT_ACT_ENVIRONMENT = true;
 
 const ROWS: IRow[] = [
   { key: 'now', level: 1, current: true },

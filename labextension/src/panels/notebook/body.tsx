@@ -122,6 +122,7 @@ function Meters({
         label={trans.__('Memory')}
         value={usage.memory}
         max={shape.memory}
+        scarce
         text={trans.__('%1 of %2', bytes(usage.memory), bytes(shape.memory))}
       />
       <Meter
@@ -154,6 +155,7 @@ function Meters({
           label={trans.__('Pool')}
           value={pool.memory.promised}
           max={Math.max(pool.memory.budget, 1)}
+          scarce
           text={trans.__(
             '%1: %2 of %3 promised',
             pool.name,
