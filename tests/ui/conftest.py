@@ -19,6 +19,8 @@ import nbformat
 import pytest
 from playwright.sync_api import Error, expect, sync_playwright
 
+from jupyter_vsandbox.domain.model import State
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -241,7 +243,8 @@ def server(lab_home: Home, until: Until, tmp_path_factory: pytest.TempPathFactor
         yield server
     finally:
         server.stop()
-        lab_home.remove_kept()
+        # Those of a server that was killed have nobody who lets them go.
+        lab_home.remove(*State)
 
 
 @pytest.fixture(scope="session")
