@@ -1,6 +1,8 @@
 import { PromiseDelegate } from '@lumino/coreutils';
 import type { IOperation, ISandboxService, Verb } from './tokens';
 
+/** What leaves the machine that it is about as it is; it has a view of its own. */
+const ASIDE: readonly Verb[] = ['diff', 'trial'];
 const LOG_LINES = 2000;
 /** How many operations that ended are remembered. */
 const ENDED = 100;
@@ -34,7 +36,7 @@ export class Operations {
         verbs.push(operation.verb);
       }
     }
-    return verbs;
+    return verbs.filter(verb => !ASIDE.includes(verb));
   }
 
   async run<T>(

@@ -133,7 +133,7 @@ export interface ISandboxStore {
   want(sandboxes: readonly string[]): void;
   /** What an operation printed. */
   log(operation: string): readonly string[];
-  /** The verbs that are under way on a sandbox, asked for by whomever. */
+  /** The verbs under way that do something to a sandbox, asked for by whomever. */
   busy(sandbox: string): readonly Verb[];
   /**
    * Begin an operation and follow it to its end.

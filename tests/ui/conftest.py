@@ -19,6 +19,8 @@ import nbformat
 import pytest
 from playwright.sync_api import Error, expect, sync_playwright
 
+from jupyter_vsandbox.domain.model import State
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,7 +32,7 @@ RUNTIME = "python-3.11"
 KERNEL = "vsandbox-python-3.11"
 PICTURES = Path(__file__).parents[2] / "test-reports" / "ui"
 START_SECONDS = 60.0
-PATIENCE_MILLISECONDS = 90_000
+PATIENCE_MILLISECONDS = 120_000
 """Guests may be emulated, and the host busy with other tests."""
 TOKEN = "for-this-test-only"
 CHROMIUM = [
@@ -148,10 +150,16 @@ class Lab:
         self.page.goto(f"{self.server.url}/lab/tree/{path}?token={TOKEN}&reset")
         self.show()
         expect(self.state()).to_have_text("running")
+        self.idle()
+
+    def idle(self) -> None:
+        """Wait until the kernel of the notebook in front answers."""
+        kernel = self.page.locator("#jp-main-statusbar [title^='Change kernel']")
+        expect(kernel).to_contain_text("Idle")
 
     def show(self) -> None:
         """Show the sidebar."""
-        tab = self.page.get_by_role("tab", name="Sandbox")
+        tab = self.page.locator("li[data-id=jp-vsandbox-sidebar]")
         expect(tab).to_be_visible()
         if tab.get_attribute("aria-selected") != "true":
             tab.click()
@@ -192,12 +200,18 @@ class Lab:
 
     def snapshot(self, name: str) -> None:
         """Take a snapshot by the button in the section's title."""
-        self.panel.locator(".lm-AccordionPanel-title").first.get_by_role(
-            "button", name="Keep the machine"
-        ).click()
+        self.tool("snapshot")
         self.dialog().locator("input").fill(name)
         self.accept()
         expect(self.row(name)).to_be_visible()
+
+    def tool(self, name: str) -> None:
+        """Press a button in the title of a section."""
+        self.panel.locator(f".lm-AccordionPanel-title [data-jp-item-name={name}] jp-button").click()
+
+    def button(self, name: str) -> Locator:
+        """A button below the meters."""
+        return self.machine.get_by_role("button", name=name)
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +243,8 @@ def server(lab_home: Home, until: Until, tmp_path_factory: pytest.TempPathFactor
         yield server
     finally:
         server.stop()
-        lab_home.remove_kept()
+        # Those of a server that was killed have nobody who lets them go.
+        lab_home.remove(*State)
 
 
 @pytest.fixture(scope="session")
@@ -252,6 +267,7 @@ def lab(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Ite
     page.set_default_timeout(PATIENCE_MILLISECONDS)
     lab = Lab(page, server, request.node.name.removeprefix("test_"))
     errors: list[Error] = []
+    page.on("dialog", lambda dialog: dialog.accept())  # that a notebook is not saved
     page.on("pageerror", lambda error: errors.append(error))
     try:
         yield lab

@@ -79,6 +79,7 @@ def test_what_jupyter_reads_is_shared_data(names):
         "etc/jupyter/jupyter_server_config.d/jupyter_vsandbox.json",
         f"{LABEXTENSION}/install.json",
         f"{LABEXTENSION}/package.json",
+        f"{LABEXTENSION}/schemas/jupyter-vsandbox/plugin.json",
         f"{LABEXTENSION}/static/style.js",
     } <= shared
     assert any(name.startswith(f"{LABEXTENSION}/static/remoteEntry.") for name in shared)

@@ -6,6 +6,8 @@ export interface IMeterProps {
   readonly max: number;
   /** The value in words. */
   readonly text: string;
+  /** Whether it is a warning when little is left. */
+  readonly scarce?: boolean;
 }
 
 /**
@@ -26,7 +28,7 @@ export function Meter(props: IMeterProps): React.ReactElement {
         aria-valuenow={value}
         aria-valuetext={text}
         className="jp-VSandbox-meterTrack"
-        data-high={share > 0.9 ? 'true' : undefined}
+        data-high={props.scarce && share > 0.9 ? 'true' : undefined}
       >
         <span style={{ width: `${(100 * share).toFixed(1)}%` }} />
       </span>

@@ -85,9 +85,14 @@ function Machine(
         {origin ? ` · ${trans.__('fork of %1', nameOf(origin))}` : ''}
       </div>
       {sandbox.emulated ? (
-        <p className="jp-VSandbox-warning">
+        <p
+          className="jp-VSandbox-warning"
+          title={trans.__(
+            'This host has no hardware virtualization that works, so the machine’s code is translated in software.'
+          )}
+        >
           {trans.__(
-            'Emulated: this host has no hardware virtualization. Code runs about ten times slower, and the machine is not a security boundary.'
+            'Emulated: code runs about ten times slower, and the machine is no security boundary.'
           )}
         </p>
       ) : null}
@@ -117,6 +122,7 @@ function Meters({
         label={trans.__('Memory')}
         value={usage.memory}
         max={shape.memory}
+        scarce
         text={trans.__('%1 of %2', bytes(usage.memory), bytes(shape.memory))}
       />
       <Meter
@@ -146,11 +152,13 @@ function Meters({
       />
       {pool ? (
         <Meter
-          label={trans.__('Pool “%1”', pool.name)}
+          label={trans.__('Pool')}
           value={pool.memory.promised}
           max={Math.max(pool.memory.budget, 1)}
+          scarce
           text={trans.__(
-            '%1 of %2 promised',
+            '%1: %2 of %3 promised',
+            pool.name,
             bytes(pool.memory.promised),
             bytes(pool.memory.budget)
           )}
