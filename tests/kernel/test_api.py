@@ -5,29 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import sys
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import nbformat
 import pytest
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
 
-from tests.kernel.test_clients import KERNEL, SECONDS, TOKEN, Server, execute, printed, server
+from tests.kernel.server import SECONDS, TOKEN, Server, execute, printed, served
 from tests.wire import check_answer, check_event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from tests.conftest import Home, Until
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(1200)]
 
-__all__ = ["server"]
-
+KERNEL = "vsandbox-python-3.11"
 OPERATION_SECONDS = 500.0
 """What a verb may take where guests are emulated on a busy host; a diff starts a copy of a machine."""
 FILE = "/home/jovyan/x"
@@ -48,17 +45,10 @@ def notebook(home: Home) -> Path:
 
 
 @pytest.fixture
-def listening(server: Server, until: Until) -> Server:
-    """The server, which tells its address a little before it listens there."""
-
-    def connects() -> bool:
-        address = urlsplit(server.url)
-        with contextlib.suppress(OSError), socket.create_connection((address.hostname, address.port)):
-            return True
-        return False
-
-    until(connects, SECONDS)
-    return server
+def server(notebook: Path, until: Until) -> Iterator[Server]:
+    """A real server in the notebook's folder."""
+    with served(notebook.parent, until) as server:
+        yield server
 
 
 class Api:
@@ -156,8 +146,7 @@ async def command_line(*words: str) -> None:
     assert await process.wait() == 0
 
 
-async def test_a_notebook_travels_in_time_over_the_api(listening: Server, notebook: Path, home: Home) -> None:
-    server = listening
+async def test_a_notebook_travels_in_time_over_the_api(server: Server, notebook: Path, home: Home) -> None:
     async with Api(server).subscribed() as api:
         session, channel = await open_notebook(server, notebook.name)
         await execute(channel, f"x = 1\nopen({FILE!r}, 'w').write('one')")
@@ -255,8 +244,7 @@ async def test_a_notebook_travels_in_time_over_the_api(listening: Server, notebo
         assert (await api.ask("GET", here))[0] == 404
 
 
-async def test_an_upgrade_is_tried_and_kept(listening: Server, notebook: Path) -> None:
-    server = listening
+async def test_an_upgrade_is_tried_and_kept(server: Server, notebook: Path) -> None:
     async with Api(server).subscribed() as api:
         _, channel = await open_notebook(server, notebook.name)
         await execute(channel, "x = 1")
