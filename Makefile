@@ -70,6 +70,7 @@ check-typescript: labextension/node_modules/.package-lock.json
 	$(NPM) test
 
 test: check ## Do all of `check`, then the tests that boot machines
+	$(BIN)/pytest tests/ui -m "not machine" $(PYTEST_ARGS)
 	$(BIN)/pytest tests -m machine -n 2 --dist loadfile $(PYTEST_ARGS)
 
 fidelity: image ## Compare 200 random sequences of snapshot, rollback, fork … with a model

@@ -76,11 +76,6 @@ def reply(kernel: Kernel, code: str, seconds: float = COMPARE_SECONDS) -> tuple[
     return answer["content"], "".join(texts)
 
 
-def alone(kernel: Kernel) -> bool:
-    """Whether there is no sandbox beside the kernel's own."""
-    return [sandbox.id for sandbox in kernel.home.records()] == [kernel.sandbox.id]
-
-
 def test_a_snapshot_is_taken_at_the_end_of_its_cell_and_what_waited_behind_it_does_not_run_again(
     kernel: Kernel,
 ) -> None:
@@ -101,7 +96,7 @@ def test_a_snapshot_is_taken_at_the_end_of_its_cell_and_what_waited_behind_it_do
     content, text = reply(kernel, "%vsandbox diff first before-rollback-1")
     assert content["status"] == "ok", content
     assert "~ x (int)" in text
-    assert "+ y (str)" in text
+    assert "+ y (" in text
 
 
 def test_a_fork_runs_cells_of_its_own(kernel: Kernel) -> None:
@@ -185,6 +180,7 @@ def test_a_kernel_that_dies_takes_its_comparison_along(start_kernel: StartKernel
 
 def test_an_upgrade_is_tried_and_kept(start_kernel: StartKernel) -> None:
     kernel = start_kernel()
+    others = len(kernel.home.records())
     kernel.run("import packaging\nprint(packaging.__version__)")
     kernel.run("y = 6 * 7\nprint(y)")
     content, text = reply(kernel, "%vsandbox try pip install -q packaging==22.0", 600)
@@ -194,7 +190,7 @@ def test_an_upgrade_is_tried_and_kept(start_kernel: StartKernel) -> None:
     assert kernel.value("packaging.__version__") != "22.0"
     assert reply(kernel, "%vsandbox keep", 120)[0]["status"] == "aborted"
     assert kernel.value("[packaging.__version__, y]") == ["22.0", 42]
-    assert alone(kernel) or len(kernel.home.records()) == 2
+    assert len(kernel.home.records()) == others  # its fork is gone
 
 
 @pytest.mark.parametrize("name", ["magics", "compare"])

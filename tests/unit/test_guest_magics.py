@@ -152,6 +152,8 @@ def open_door(monkeypatch):
         seen.ended = True
         thread.join()
         seen.door._listener.close()
+        for caller in seen.door._callers.values():
+            caller.connection.close()
 
 
 def test_a_question_is_answered(open_door):
@@ -196,10 +198,11 @@ def test_who_hangs_up_takes_the_request_back(open_door, until):
 
 def test_too_many_at_once_are_refused(open_door):
     callers = [socket.socket(socket.AF_UNIX) for _ in range(protocol.MAX_ASKING + 1)]
-    for caller in callers:
+    for caller in callers[:-1]:
         caller.connect(protocol.DOOR)
         caller.sendall(b'{"verb": "wait"}\n')
     callers[-1].settimeout(10)
+    callers[-1].connect(protocol.DOOR)
     assert b"too many" in callers[-1].recv(1000)
     for caller in callers:
         caller.close()

@@ -59,7 +59,11 @@ export function addViewCommands(
       app.shell.add(view, 'main', { mode: 'split-right' });
       app.shell.activateById(view.id);
       if (before) {
-        void model.compare();
+        void attempt(async () => {
+          // The cells of the present are those of the file.
+          await targets.save(sandbox);
+          await model.compare();
+        });
       }
     }
   });

@@ -84,6 +84,14 @@ function Machine(
         {sandbox.accelerator ? ` · ${sandbox.accelerator}` : ''}
         {origin ? ` · ${trans.__('fork of %1', nameOf(origin))}` : ''}
       </div>
+      <div className="jp-VSandbox-buttons">
+        {button(CommandIDs.wake, trans.__('Wake'))}
+        {button(CommandIDs.start, trans.__('Start'))}
+        {button(CommandIDs.hibernate, trans.__('Hibernate'))}
+        {button(CommandIDs.tryUpgrade, trans.__('Try an Upgrade…'))}
+        {button(CommandIDs.promote, trans.__('Promote…'))}
+        {button(CommandIDs.reset, trans.__('Reset…'))}
+      </div>
       {sandbox.emulated ? (
         <p
           className="jp-VSandbox-warning"
@@ -97,14 +105,6 @@ function Machine(
         </p>
       ) : null}
       <Meters {...props} />
-      <div className="jp-VSandbox-buttons">
-        {button(CommandIDs.wake, trans.__('Wake'))}
-        {button(CommandIDs.start, trans.__('Start'))}
-        {button(CommandIDs.hibernate, trans.__('Hibernate'))}
-        {button(CommandIDs.tryUpgrade, trans.__('Try an Upgrade…'))}
-        {button(CommandIDs.promote, trans.__('Promote…'))}
-        {button(CommandIDs.reset, trans.__('Reset…'))}
-      </div>
     </div>
   );
 }

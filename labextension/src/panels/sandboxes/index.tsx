@@ -19,6 +19,8 @@ export class SandboxesSection extends Section<StoreView> {
       context,
       { id: 'sandboxes', label: context.trans.__('Sandboxes') }
     );
+    // Which one is that of the notebook in front.
+    context.model.stateChanged.connect(this.update, this);
   }
 
   protected override render(): React.ReactElement {
