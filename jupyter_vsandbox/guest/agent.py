@@ -279,6 +279,10 @@ class Agent:
             self.door.answer(number, door.refusal("No host is connected to this machine now."))
         self._event("asked", number=number, verb=verb, args=args)
 
+    def _cells_wait(self):  # type: () -> bool
+        """Whether there are cells behind the one that the kernel runs."""
+        return self.kernel is not None and self.kernel.cells > 1
+
     def _withdrawn(self, number):  # type: (int) -> None
         self._event("withdrawn", number=number)
 
@@ -319,7 +323,9 @@ class Agent:
             entropy: hexadecimal digits.
         """
         self.peer = None
-        self.door.break_off("This machine was put back to the moment at which it asked for this.")
+        self.door.break_off(
+            "This machine was put back to the moment at which it asked for this.", self._cells_wait()
+        )
         identity.feed_entropy(bytes.fromhex(entropy))
         return {}
 
@@ -334,7 +340,7 @@ class Agent:
             machine_id: 32 hexadecimal digits.
             mac: new address of the network card.
         """
-        self.door.break_off("This machine is a copy of the one that asked for this.")
+        self.door.break_off("This machine is a copy of the one that asked for this.", self._cells_wait())
         identity.feed_entropy(bytes.fromhex(entropy))
         identity.set_hostname(hostname)
         identity.set_machine_id(machine_id)

@@ -18,7 +18,16 @@ class VSandboxError(Exception):
 
 
 class BrokenOff(VSandboxError):
-    """The machine was put back to, or forked from, the moment at which it waited for an answer."""
+    """The machine was put back to, or forked from, the moment at which it waited for an answer.
+
+    Args:
+        why: for people.
+        waited_for: whether other cells waited for this one in the life that is over.
+    """
+
+    def __init__(self, why, waited_for=False):  # type: (str, bool) -> None
+        super().__init__(why)
+        self.waited_for = waited_for
 
 
 def ask(verb, **args):  # type: (str, **Any) -> Any
@@ -52,6 +61,8 @@ def ask(verb, **args):  # type: (str, **Any) -> Any
             raise VSandboxError("The agent of this machine cannot be asked: {}".format(error)) from None
     answer = json.loads(b"".join(parts).decode())
     if "error" in answer:
-        kind = BrokenOff if answer.get("kind") == protocol.BROKEN_OFF else VSandboxError
-        raise kind(answer["error"])
+        kind = answer.get("kind")
+        if kind in (protocol.BROKEN_OFF, protocol.BROKEN_OFF_WAITED_FOR):
+            raise BrokenOff(answer["error"], kind == protocol.BROKEN_OFF_WAITED_FOR)
+        raise VSandboxError(answer["error"])
     return answer["result"]

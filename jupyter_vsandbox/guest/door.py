@@ -90,11 +90,17 @@ class Door:
                 caller.answer = memoryview(line.encode() + b"\n")
                 self.handle(caller.connection.fileno())
 
-    def break_off(self, why):  # type: (str) -> None
-        """Tell all who wait that their requests were made in another life of this machine."""
+    def break_off(self, why, waited_for=False):  # type: (str, bool) -> None
+        """Tell all who wait that their requests were made in another life of this machine.
+
+        Args:
+            why: for people.
+            waited_for: whether the kernel has cells that it was sent in that life and has not begun.
+        """
+        kind = protocol.BROKEN_OFF_WAITED_FOR if waited_for else protocol.BROKEN_OFF
         for caller in list(self._callers.values()):
             if caller.asked:
-                self.answer(caller.number, refusal(why, protocol.BROKEN_OFF))
+                self.answer(caller.number, refusal(why, kind))
 
     def _accept(self):  # type: () -> None
         try:

@@ -195,8 +195,8 @@ class Magics:
                 taken = self.ask("snapshot", **wanted)
             except BrokenOff as error:
                 self.after.clear()
-                # Cells that waited behind this one in the life that is over are not to run in this one.
-                result.error_in_exec = error
+                if error.waited_for:  # those cells are not to run in this life: an error aborts them
+                    result.error_in_exec = error
                 return
             except VSandboxError as error:
                 print("No snapshot was taken: {}".format(error), file=sys.stderr)

@@ -38,6 +38,9 @@ MAX_ASKING = 16
 BROKEN_OFF = "broken-off"
 """The ``kind`` of an error that says: this was asked in another life of this machine."""
 
+BROKEN_OFF_WAITED_FOR = "broken-off-waited-for"
+"""Likewise, and other cells were waiting for the one that asked."""
+
 AGENT = b"agent"
 CHANNELS = (b"shell", b"control", b"stdin", b"iopub")
 DELIMITER = b"<IDS|MSG>"

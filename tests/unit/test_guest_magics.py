@@ -234,14 +234,14 @@ def test_variables_are_given_or_it_is_said_why_not():
 
 
 def test_a_snapshot_waits_for_the_end_of_the_cell(capsys):
-    asked = []
+    asked, waiting = [], []
 
     def ask(verb, **args):
         asked.append((verb, args))
         if verb == "history":
             return [{"name": "taken"}]
         if args["name"] == "broken":
-            raise BrokenOff("put back")
+            raise BrokenOff("put back", waited_for=bool(waiting))
         return {"name": args["name"], "size": 2e6, "pause": 0.01}
 
     one = magics.Magics(Shell())
@@ -255,6 +255,11 @@ def test_a_snapshot_waits_for_the_end_of_the_cell(capsys):
     assert asked[-1] == ("snapshot", {"name": "a", "note": "n", "memory": True})
     assert "a: 2.0 MB, paused for 10 ms." in capsys.readouterr().out
     assert result.error_in_exec is None
+    one.vsandbox("snapshot broken")
+    one.vsandbox("snapshot never")
+    one.cell_ended(result)
+    assert result.error_in_exec is None  # else the next cell would be aborted
+    waiting.append("a cell")
     one.vsandbox("snapshot broken")
     one.vsandbox("snapshot never")
     one.cell_ended(result)
