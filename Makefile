@@ -13,17 +13,22 @@ NODE_FITS := const [a, b] = process.versions.node.split(".").map(Number); \
 	process.exit(a > 22 || (a == 22 && b >= 12) || (a == 20 && b >= 19) ? 0 : 1)
 NPM := npm --prefix labextension --prefer-offline --no-fund --no-audit
 
-SYSTEM_PACKAGES := chromium debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
+setup_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
+browser_PACKAGES := chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labextension check check-python check-typescript test fidelity faults image lab demo bench wheel clean
+.PHONY: help setup browser labextension check check-python check-typescript test fidelity faults image lab demo bench wheel clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the Debian packages that are missing, as root or with sudo
+
+browser: ## Install the browser that tests need, likewise
+
+setup browser:
 	@missing=""; \
-	for package in $(SYSTEM_PACKAGES); do \
+	for package in $($@_PACKAGES); do \
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
 	done; \
 	if [ -z "$$missing" ]; then echo "All Debian packages are there."; exit 0; fi; \
@@ -69,7 +74,7 @@ check-typescript: labextension/node_modules/.package-lock.json
 	$(NPM) run lint:check
 	$(NPM) test
 
-test: check ## Do all of `check`, then the tests that boot machines
+test: check browser ## Do all of `check`, then the tests that boot machines
 	$(BIN)/pytest tests/ui -m "not machine" $(PYTEST_ARGS)
 	$(BIN)/pytest tests -m machine -n 2 --dist loadfile $(PYTEST_ARGS)
 
