@@ -17,7 +17,7 @@ setup_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-
 browser_PACKAGES := chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser labextension check check-python check-typescript test fidelity faults image lab demo bench wheel clean
+.PHONY: help setup browser labextension check check-python check-typescript test ui fidelity faults image lab demo bench wheel clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,9 +74,12 @@ check-typescript: labextension/node_modules/.package-lock.json
 	$(NPM) run lint:check
 	$(NPM) test
 
-test: check browser ## Do all of `check`, then the tests that boot machines
-	$(BIN)/pytest tests/ui -m "not machine" $(PYTEST_ARGS)
-	$(BIN)/pytest tests -m machine -n 2 --dist loadfile $(PYTEST_ARGS)
+test: check ## Do all of `check`, then the tests that boot machines
+	$(BIN)/pytest tests -m machine -n 2 --dist loadfile --ignore tests/ui $(PYTEST_ARGS)
+
+ui: image labextension browser ## Use JupyterLab in a real browser; pictures go to test-reports/ui
+	@# By themselves: the browser's driver takes the loop of its process.
+	$(BIN)/pytest tests/ui $(PYTEST_ARGS)
 
 fidelity: image ## Compare 200 random sequences of snapshot, rollback, fork … with a model
 	VSANDBOX_TEST_SEQUENCES=200 $(BIN)/pytest -m machine tests/kernel/test_fidelity.py $(PYTEST_ARGS)

@@ -79,6 +79,15 @@ class Home:
                 found.append(str(lock))
         return found + [repr(sandbox) for sandbox in self.records()]
 
+    def sweep(self) -> None:
+        """Remove what processes that were killed left behind, as the next one does when it starts."""
+
+        async def reconcile() -> None:
+            with SandboxService(self.settings) as service:
+                await service.reconcile()
+
+        run(reconcile())
+
     def remove_kept(self) -> None:
         """Delete the sandboxes that were let go and wait for somebody to come back to them."""
         with SandboxService(self.settings) as service:

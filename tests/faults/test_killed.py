@@ -56,8 +56,7 @@ input()
 def home(new_home: NewHome) -> Iterator[Home]:
     with new_home() as home:
         yield home
-        with SandboxService(home.settings) as service:  # the sockets of servers that were killed
-            asyncio.run(service.reconcile())
+        home.sweep()
 
 
 @pytest.fixture(scope="module")

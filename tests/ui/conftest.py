@@ -230,6 +230,8 @@ def lab_home(new_home: NewHome) -> Iterator[Home]:
     with new_home() as home:
         furnish_lab()
         yield home
+        home.sweep()
+        home.remove(*State)  # those of notebooks wait for somebody to come back
 
 
 @pytest.fixture(scope="module")
