@@ -1,4 +1,4 @@
-"""The same session kept and brought back by Kishu (https://pypi.org/project/kishu/) and by a sandbox.
+"""The same session kept and brought back by Kishu (on PyPI) and by a sandbox.
 
 Kishu checkpoints the variables of a native kernel after each cell. The session holds a 200 MB
 DataFrame, an open file, a generator and a running thread; all are changed, then the state before is

@@ -12,16 +12,16 @@ from jupyter_vsandbox.kernel.provisioner import _notebook
 @pytest.mark.parametrize(
     ("session", "notebook"),
     [
-        ("/work/a.ipynb", "/work/a.ipynb"),
-        ("/work/no longer there.md", "/work/no longer there.md"),
-        ("sub/a.ipynb", "/work/sub/a.ipynb"),  # a session without a name: its path in the server's root
-        ("/work/sub/Console 1", ""),
-        ("/work/v1.5/", ""),  # a session with an empty name
+        ("/notebooks/a.ipynb", "/notebooks/a.ipynb"),
+        ("/notebooks/no longer there.md", "/notebooks/no longer there.md"),
+        ("sub/a.ipynb", "/notebooks/sub/a.ipynb"),  # a session without a name: its path in the server's root
+        ("/notebooks/sub/Console 1", ""),
+        ("/notebooks/v1.5/", ""),  # a session with an empty name
         ("", ""),
     ],
 )
 def test_a_session_is_named_after_its_notebook(session, notebook):
-    assert _notebook(session, "/work/sub") == notebook
+    assert _notebook(session, "/notebooks/sub") == notebook
 
 
 def test_a_file_may_have_any_name(tmp_path):
