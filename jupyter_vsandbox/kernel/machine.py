@@ -20,7 +20,7 @@ from jupyter_vsandbox.kernel.choice import Choice
 from jupyter_vsandbox.kernel.guest_requests import GuestRequests
 from jupyter_vsandbox.kernel.idle import IdleTimer
 from jupyter_vsandbox.kernel.packages import changes_packages
-from jupyter_vsandbox.kernel.relay import Relay
+from jupyter_vsandbox.kernel.relay import PASSIVE, Delivery, Relay
 from jupyter_vsandbox.kernel.turn import CellTurn
 from jupyter_vsandbox.link import AgentLink
 from jupyter_vsandbox.settings import private_folder
@@ -37,8 +37,6 @@ _log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 15.0
 SIGNAL_SECONDS = 5.0
-_NO_USE = frozenset({"kernel_info_request", "comm_info_request", "usage_request"})
-"""What programs ask by themselves, over and over: it keeps no machine awake."""
 MACHINE_LOST = 70
 """What `poll` says when not the kernel but its machine or agent is gone (EX_SOFTWARE)."""
 
@@ -259,12 +257,12 @@ class KernelMachine:
 
     # What happens by itself.
 
-    async def ready_for(self, channel: str, msg_type: str, code: str) -> bool:
-        """See `KernelEnd`: a cell waits for its turn, and whatever comes first wakes the machine.
+    async def ready_for(self, channel: str, msg_type: str, code: str) -> Delivery:
+        """See `KernelEnd`: a cell waits for its turn, and what a user does wakes the machine.
 
         Before a cell that changes packages, there is a snapshot.
         """
-        if msg_type not in _NO_USE:
+        if msg_type not in PASSIVE:
             self._idle.used()
         is_cell, guarded = msg_type == "execute_request", not changes_packages(code)
         while True:
@@ -274,7 +272,9 @@ class KernelMachine:
                 if msg_type == "shutdown_request":  # its memory is not to be lost
                     self._exit(0, "it was hibernated")
                 if msg_type in {"shutdown_request", "usage_request"}:
-                    return False
+                    return Delivery.NEVER
+                if msg_type in PASSIVE and await self._sleeps_on():
+                    return Delivery.ON_WAKING
                 try:
                     await self._wake()
                 except (SandboxError, OSError):
@@ -287,7 +287,11 @@ class KernelMachine:
                 guarded = True
                 await self._guard(Cause.PACKAGES)
             else:
-                return True
+                return Delivery.NOW
+
+    async def _sleeps_on(self) -> bool:
+        async with self._waking:  # something may be waking it at this moment
+            return self._asleep.is_set()
 
     async def _take_turn(self) -> None:
         await self._turn.take(self._service.cell_lock(self.sandbox_id))

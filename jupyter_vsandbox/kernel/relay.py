@@ -14,6 +14,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
@@ -35,18 +36,40 @@ _log = logging.getLogger(__name__)
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 """Last part of each socket's path; a connection file calls it the port."""
 
+PASSIVE = frozenset(
+    {
+        "comm_info_request",
+        "connect_request",
+        "debug_request",
+        "history_request",
+        "kernel_info_request",
+        "usage_request",
+    }
+)
+"""What front ends ask by themselves, some over and over: it keeps no machine awake and wakes none."""
+
 _ASKS = frozenset({"shell", "control"})
+_KERNEL_INFO = "kernel_info_request"
 _SUBSCRIBED = 1
 _SIGNED = 4  # header, parent header, metadata, content
 _STATUS_BYTES = 200
 """No ``status`` has a longer content; longer ones need not be looked into."""
 
 
+class Delivery(Enum):
+    """What becomes of a message."""
+
+    NOW = auto()
+    ON_WAKING = auto()
+    """The relay keeps it until `Relay.ask_again`, and answers itself what it knows."""
+    NEVER = auto()
+
+
 class KernelEnd(Protocol):
     """Takes what clients send."""
 
-    async def ready_for(self, channel: str, msg_type: str, code: str) -> bool:
-        """Return when a message, `code` if it is a cell's, may be delivered; false if it is to be dropped.
+    async def ready_for(self, channel: str, msg_type: str, code: str) -> Delivery:
+        """Return when it is clear whether a message, `code` if it is a cell's, can be delivered.
 
         Raises:
             SandboxError, OSError: it cannot be delivered now; whoever sent it is told why.
@@ -99,6 +122,7 @@ class Relay:
         self.notice = ""
         """What the next cell prints first, for its user to read."""
         self._epoch = 0
+        self._kernel_info: dict[str, Any] | None = None
         self._outstanding: dict[str, _Request] = {}
         self._session = Session(key=key, signature_scheme=signature_scheme)
         self._kernel = kernel
@@ -161,7 +185,11 @@ class Relay:
         signature = self._session.sign([frame.buffer for frame in body[:_SIGNED]])
         socket.send_multipart([*frames[: start + 1], signature, *body], copy=False)
         if self._outstanding and (part := _part_of_answer(name, body)):
-            self._answered(json.loads(body[1].bytes).get("msg_id", ""), part)
+            msg_id = json.loads(body[1].bytes).get("msg_id", "")
+            request = self._outstanding.get(msg_id)
+            if part == "reply" and request is not None and request.kind == _KERNEL_INFO:
+                self._kernel_info = json.loads(body[3].bytes)
+            self._answered(msg_id, part)
 
     def forget(self) -> None:
         """The kernel that was asked is gone, and those who asked know."""
@@ -170,8 +198,10 @@ class Relay:
 
     @property
     def waiting(self) -> bool:
-        """Whether clients wait for answers that no cell has to end for."""
-        return any(not request.is_cell for request in self._outstanding.values())
+        """Whether somebody waits for an answer that no cell has to end for."""
+        return any(
+            not request.is_cell and request.kind not in PASSIVE for request in self._outstanding.values()
+        )
 
     @property
     def in_cell(self) -> bool:
@@ -212,6 +242,12 @@ class Relay:
             elif "reply" in request.due:
                 self._outstanding[msg_id] = request
                 await self._kernel.deliver(request.channel.encode(), request.frames)
+
+    async def _inform(self, request: _Request, kernel_info: dict[str, Any]) -> None:
+        """Answer for a kernel that sleeps: nothing of it changes in its sleep."""
+        await self._publish(request, "status", {"execution_state": "busy"})
+        await self._reply(request, kernel_info)
+        await self._publish(request, "status", {"execution_state": "idle"})
 
     async def _refuse(self, request: _Request, error: Exception) -> None:
         said = {"ename": type(error).__name__, "evalue": str(error), "traceback": [f"{error}"]}
@@ -277,13 +313,20 @@ class Relay:
             code = _code(body[3]) if header["msg_type"] == "execute_request" else ""
             request = _Request(channel, frames[:start], header, message, _due(channel, header["msg_type"]))
             try:
-                if not await self._kernel.ready_for(channel, request.kind, code):
-                    continue
+                delivery = await self._kernel.ready_for(channel, request.kind, code)
             except (SandboxError, OSError) as error:
                 await self._refuse(request, error)
                 continue
+            if delivery is Delivery.NEVER:
+                continue
+            asleep = delivery is Delivery.ON_WAKING
+            if asleep and request.kind == _KERNEL_INFO and self._kernel_info is not None:
+                await self._inform(request, self._kernel_info)
+                continue
             if request.due:
                 self._outstanding[header["msg_id"]] = request
+            if asleep:
+                continue
             await self._kernel.deliver(channel.encode(), message)
             if self.notice and request.is_cell:
                 notice, self.notice = self.notice, ""

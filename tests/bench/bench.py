@@ -358,19 +358,21 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=10, help="samples per start figure (default 10)")
     count = parser.parse_args().n
     settings = load_settings()
-    figures = Figures()
-    with SandboxService(settings) as service:
-        asyncio.run(service.prepare(RUNTIME))
-        bench_starts(figures, service, count)
-        bench_cold_starts(figures, service, count)
-        bench_roundtrips(figures, service, 5 * count)
-        bench_timetravel(figures, service, count)
-        bench_compare(figures, service, max(1, count // 2))
-        came_back = bench_kishu(figures, service, max(1, count // 2))
-    summary = figures.summary()
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"figures": summary, "came_back": came_back}, indent=1) + "\n")
-    show(summary, came_back, settings)
+    figures, came_back = Figures(), dict[str, dict[str, bool]]()
+    try:
+        with SandboxService(settings) as service:
+            asyncio.run(service.prepare(RUNTIME))
+            bench_starts(figures, service, count)
+            bench_cold_starts(figures, service, count)
+            bench_roundtrips(figures, service, 5 * count)
+            bench_timetravel(figures, service, count)
+            bench_compare(figures, service, max(1, count // 2))
+            came_back = bench_kishu(figures, service, max(1, count // 2))
+    finally:  # what was measured is worth having
+        summary = figures.summary()
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps({"figures": summary, "came_back": came_back}, indent=1) + "\n")
+        show(summary, came_back, settings)
     return 0
 
 

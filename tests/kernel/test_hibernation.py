@@ -46,12 +46,16 @@ def test_nobody_uses_it(kernel: Kernel, home: Home, service: SandboxService, unt
     kernel.run("x = 1")
     kernel.client.hb_channel.unpause()
     until(lambda: kernel.sandbox.state is State.HIBERNATED, START_SECONDS)
-    # What tools ask every few seconds is no reason to wake.
+    # What tools ask every few seconds is no reason to wake, nor is a page that is opened.
     kernel.client.control_channel.send(kernel.client.session.msg("usage_request", {}))
+    widgets = kernel.client.comm_info()
+    assert kernel.client.kernel_info(reply=True, timeout=START_SECONDS)["content"]["status"] == "ok"
     assert kernel.client.hb_channel.is_beating()
     until(lambda: not home.processes())
     assert kernel.manager.is_alive()
-    assert kernel.value("x") == 1
+    kernel.client.execute("x += 1")
+    assert kernel.client.get_shell_msg(timeout=START_SECONDS)["parent_header"]["msg_id"] == widgets
+    assert kernel.value("x") == 2
     assert service.history(kernel.sandbox.id) == []
 
 

@@ -15,7 +15,7 @@ from jupyter_client.session import Session
 
 from jupyter_vsandbox.domain.errors import Exhausted
 from jupyter_vsandbox.guest.protocol import DELIMITER
-from jupyter_vsandbox.kernel.relay import PORTS, Relay
+from jupyter_vsandbox.kernel.relay import PORTS, Delivery, Relay
 from jupyter_vsandbox.link import context
 
 KEY = b"the key of the connection file"
@@ -35,9 +35,12 @@ class Kernel:
     def __init__(self):
         self.messages = asyncio.Queue()
         self.dones = 0
+        self.asleep = False
 
     async def ready_for(self, channel, msg_type, code):
-        return msg_type != "shutdown_request"
+        if msg_type == "shutdown_request":
+            return Delivery.NEVER
+        return Delivery.ON_WAKING if self.asleep else Delivery.NOW
 
     def cells_done(self):
         self.dones += 1
@@ -297,6 +300,40 @@ async def test_what_a_machine_that_fell_asleep_may_not_have_got_is_asked_again_b
         relay.from_kernel(b"iopub", idle)
         relay.from_kernel(b"shell", answer(session, question, "complete_reply", {}, b"one"))
         assert not relay.waiting
+
+
+async def test_a_kernel_that_sleeps_is_introduced_and_asked_the_rest_when_it_wakes(folder):
+    session = Session(key=KEY)
+    async with (
+        relayed(folder) as (relay, kernel),
+        client(relay, "shell", b"one") as shell,
+        client(relay, "control", b"two") as control,
+        client(relay, "iopub") as iopub,
+    ):
+        await iopub.recv_multipart()  # the welcome
+        first = await _send(shell, kernel, session, "kernel_info_request")
+        told = {"status": "ok", "implementation": "ipython"}
+        relay.from_kernel(b"shell", answer(session, first, "kernel_info_reply", told, b"one"))
+        await shell.recv_multipart()
+
+        kernel.asleep = True
+        widgets = session.msg("comm_info_request", {})
+        await shell.send_multipart(session.serialize(widgets))
+        asked = session.msg("kernel_info_request", {})
+        await control.send_multipart(session.serialize(asked))
+        reply = session.deserialize(session.feed_identities(await control.recv_multipart())[1])
+        assert (reply["msg_type"], reply["content"]) == ("kernel_info_reply", told)
+        frames = [await iopub.recv_multipart() for _ in range(2)]
+        published = [session.deserialize(session.feed_identities(each)[1]) for each in frames]
+        assert [each["content"]["execution_state"] for each in published] == ["busy", "idle"]
+        assert {each["parent_header"]["msg_id"] for each in [*published, reply]} == {asked["msg_id"]}
+        assert kernel.messages.empty()
+        assert not relay.waiting
+
+        await relay.ask_again()
+        channel, arrived = await kernel.next()
+        assert (channel, widgets["msg_id"] in b"".join(arrived).decode()) == (b"shell", True)
+        assert kernel.messages.empty()
 
 
 async def test_what_cannot_be_delivered_is_answered_with_the_error(folder):
