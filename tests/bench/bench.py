@@ -270,19 +270,18 @@ def bench_timetravel(figures: Figures, service: SandboxService, count: int) -> N
         figures.add("list_100_hibernated_ms", (time.perf_counter() - begin) * 1000, "ms")
         for fork in forks:
             asyncio.run(service.delete(fork.id))
-        asyncio.run(service.delete(sandbox.id))
 
 
 def bench_kishu(figures: Figures, service: SandboxService, count: int) -> dict[str, dict[str, bool]]:
     """A session of 200 MB kept and brought back by Kishu and by a sandbox; what each brought back."""
     came_back = {}
+    asyncio.run(service.prepare(RUNTIME))
     for _ in range(count):
         kishu = by_kishu(run_cell)
         await_standby(service)
         with started(SANDBOX) as (client, manager, _):
             (sandbox,) = (s for s in service.list() if s.kernel_id == manager.kernel_id)
             ours = by_sandbox(run_cell, client, sandbox.id, service)
-            asyncio.run(service.delete(sandbox.id))
         came_back = {"Kishu": dict(kishu.held), "sandbox": dict(ours.held)}
         for name, outcome in (("kishu", kishu), ("sandbox", ours)):
             figures.add(f"session_keep_{name}_ms", outcome.keep * 1000, "ms")
@@ -352,22 +351,33 @@ def show(
         console.print(asyncio.run(service.driver("qemu").accelerator()).reason)
 
 
+PARTS = {
+    "starts": (bench_starts, 1),
+    "cold": (bench_cold_starts, 1),
+    "roundtrips": (bench_roundtrips, 5),
+    "timetravel": (bench_timetravel, 1),
+    "compare": (bench_compare, 0.5),
+    "kishu": (bench_kishu, 0.5),
+}
+"""What can be measured, and how many samples it has per sample of a start."""
+
+
 def main() -> int:
     """Measure, print and write; the exit status says only that it ran."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=10, help="samples per start figure (default 10)")
-    count = parser.parse_args().n
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (default all)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
     settings = load_settings()
     figures, came_back = Figures(), dict[str, dict[str, bool]]()
     try:
         with SandboxService(settings) as service:
             asyncio.run(service.prepare(RUNTIME))
-            bench_starts(figures, service, count)
-            bench_cold_starts(figures, service, count)
-            bench_roundtrips(figures, service, 5 * count)
-            bench_timetravel(figures, service, count)
-            bench_compare(figures, service, max(1, count // 2))
-            came_back = bench_kishu(figures, service, max(1, count // 2))
+            for name, (measure, share) in PARTS.items():
+                if name in (arguments.parts or PARTS):
+                    came_back |= measure(figures, service, max(1, int(share * arguments.n))) or {}
     finally:  # what was measured is worth having
         summary = figures.summary()
         RESULT.parent.mkdir(exist_ok=True)
