@@ -14,13 +14,12 @@ import os
 import shutil
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox import faults
 from jupyter_vsandbox.core import capacity, owner
-from jupyter_vsandbox.core.store import Store
+from jupyter_vsandbox.core.access import KERNEL_SOCKETS, Access
 from jupyter_vsandbox.domain.errors import (
-    InvalidRequest,
     NotFound,
     OutcomeUnknown,
     Permanent,
@@ -28,19 +27,16 @@ from jupyter_vsandbox.domain.errors import (
 )
 from jupyter_vsandbox.domain.model import Cause, Sandbox, State
 from jupyter_vsandbox.drivers import registry
-from jupyter_vsandbox.files import locked, try_locked
+from jupyter_vsandbox.files import try_locked
 from jupyter_vsandbox.link import AgentLink, new_keys
 from jupyter_vsandbox.runtimes import build
-from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Coroutine
-    from pathlib import Path
 
-    from jupyter_vsandbox.domain.model import Endpoint, Image, LinkKeys, Usage
+    from jupyter_vsandbox.domain.model import Endpoint, Image, LinkKeys
     from jupyter_vsandbox.drivers.base import Driver
-    from jupyter_vsandbox.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -50,147 +46,13 @@ POWEROFF_SECONDS = 30.0
 SYNC_SECONDS = 20.0
 _MEND_SECONDS = 3.0
 _STILL_SECONDS = 5.0
-_KERNEL_SOCKETS = "k"
 _STANDBY_MARGIN = 60.0  # a standby this near to its end is not worth claiming
 ACTIVE = frozenset({State.STARTING, State.STANDBY, State.RUNNING, State.RESTORING, State.STOPPING})
 """The states in which a sandbox has memory promised to it."""
 
 
-class Lifecycle:
-    """The verbs. One per process is enough; several processes may have one at once.
-
-    Args:
-        settings: where everything is, and the limits.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        faults.arm()
-        self.settings = settings
-        private_folder(settings.home)
-        private_folder(settings.sockets)
-        self._locks = private_folder(settings.home / "locks")
-        self._store = Store(settings.database)
-        self._drivers: dict[str, Driver] = {}
-        self._reconciled = False
-
-    def close(self) -> None:
-        """Close the store."""
-        self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    # What there is.
-
-    def list(self) -> list[Sandbox]:
-        """All sandboxes, oldest first."""
-        return self._store.all()
-
-    def get(self, sandbox_id: str) -> Sandbox:
-        """One sandbox by its full id.
-
-        Raises:
-            NotFound: there is none.
-        """
-        return self._store.get(sandbox_id)
-
-    def resolve(self, prefix: str) -> Sandbox:
-        """The one sandbox whose name is, or whose id begins with, `prefix`.
-
-        Raises:
-            NotFound: there is none.
-            InvalidRequest: there are several.
-        """
-        every = self._store.all() if prefix else []
-        found = [s for s in every if s.name == prefix] or [s for s in every if s.id.startswith(prefix)]
-        if not found:
-            raise NotFound(f"There is no sandbox {prefix!r}; `jupyter vsandbox list` shows all.")
-        if len(found) > 1:
-            raise InvalidRequest(f"{prefix!r} fits {len(found)} sandboxes; give more digits.")
-        return found[0]
-
-    def usage(self, sandbox_id: str) -> Usage:
-        """What a sandbox takes from its host now."""
-        return self.driver(self.get(sandbox_id).driver).usage(sandbox_id)
-
-    def alive(self, sandbox_id: str) -> bool:
-        """Whether the machine of a sandbox runs."""
-        return self.driver(self.get(sandbox_id).driver).alive(sandbox_id)
-
-    async def stalled(self, sandbox_id: str) -> str:
-        """Why the running machine of a sandbox stands still by itself, "" if it does not.
-
-        Every verb lets it go on, and it does where there is a reason to no more.
-        """
-        return await self.driver(self.get(sandbox_id).driver).stalled(sandbox_id)
-
-    async def ended(self, sandbox_id: str) -> str:
-        """Return when the machine of a sandbox runs no more, with the last it said.
-
-        A verb may be about to start it again; `_mend` says what became of one that ended by itself. One that
-        stands still though nobody is at work on it is let run on meanwhile.
-        """
-        exited = asyncio.create_task(self.driver(self.get(sandbox_id).driver).wait_exit(sandbox_id))
-        try:
-            while not (await asyncio.wait([exited], timeout=_STILL_SECONDS))[0]:
-                with contextlib.suppress(SandboxError):
-                    await self._let_run_on(sandbox_id)
-            return exited.result()
-        finally:
-            exited.cancel()
-
-    async def _let_run_on(self, sandbox_id: str) -> None:
-        driver = self.driver(self.get(sandbox_id).driver)
-        # That a command was killed, or that there is room on the disk again, is no event for anybody.
-        if stalled := await driver.stalled(sandbox_id):
-            _log.warning("The machine of sandbox %s stands still: %s.", sandbox_id, stalled)
-        if stalled or driver.paused(sandbox_id):
-            with try_locked(self._locks / sandbox_id) as free:
-                if free:
-                    await self._mend(self.get(sandbox_id))
-
-    def client_sockets(self, kernel_id: str) -> Path:
-        """Where this process puts the sockets of a kernel's clients; not made yet.
-
-        Once the process is gone, `reconcile` removes it.
-        """
-        return self.settings.sockets / f"{_KERNEL_SOCKETS}{owner.this_process()}:{kernel_id[:6]}"
-
-    def cell_lock(self, sandbox_id: str) -> Path:
-        """The file whose lock is held while a cell runs, by whoever delivers cells to the kernel.
-
-        Who takes it is between two cells.
-        """
-        return self._locks / f"{sandbox_id}.cell"
-
-    def cells_of(self, snapshot_id: str) -> Path:
-        """Where the notebook is that a snapshot holds."""
-        return self.settings.home / "cells" / f"{snapshot_id}.ipynb"
-
-    def _checksum_of(self, snapshot_id: str) -> Path:
-        """Where the SHA-256 of `cells_of` is."""
-        return self.cells_of(snapshot_id).with_suffix(".sha256")
-
-    def inventory_of(self, snapshot_id: str) -> Path:
-        """Where it is written what a snapshot holds, once somebody has asked; its folder may be missing."""
-        return self.settings.home / "inventories" / f"{snapshot_id}.json"
-
-    def _forget_files(self, snapshot_id: str) -> None:
-        """Remove what is kept of a snapshot beside the driver's files. Harmless twice."""
-        self.cells_of(snapshot_id).unlink(missing_ok=True)
-        self._checksum_of(snapshot_id).unlink(missing_ok=True)
-        self.inventory_of(snapshot_id).unlink(missing_ok=True)
-
-    def driver(self, name: str) -> Driver:
-        """The driver called `name`."""
-        if name not in self._drivers:
-            self._drivers[name] = registry.get(name, self.settings)
-        return self._drivers[name]
-
-    # The verbs.
+class Lifecycle(Access):
+    """The part of the service that starts and ends machines."""
 
     async def create(
         self, runtime: str, *, driver: str = "qemu", kernel_id: str = "", notebook: str = ""
@@ -370,8 +232,8 @@ class Lifecycle:
                 await self._reconcile_one(sandbox, abandoned)
         for machine_id, driver in machines.items():
             await driver.delete(machine_id)
-        for folder in self.settings.sockets.glob(f"{_KERNEL_SOCKETS}*"):
-            if not owner.lives(folder.name.removeprefix(_KERNEL_SOCKETS).rpartition(":")[0]):
+        for folder in self.settings.sockets.glob(f"{KERNEL_SOCKETS}*"):
+            if not owner.lives(folder.name.removeprefix(KERNEL_SOCKETS).rpartition(":")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in self.settings.archives.glob("*"):
             if not owner.lives(folder.name.rpartition(":")[0]):
@@ -437,6 +299,31 @@ class Lifecycle:
                 await unless_ended(driver, sandbox.id, self._sync(sandbox, _MEND_SECONDS))
         await driver.stop(sandbox.id, grace=0)
         return self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)
+
+    async def ended(self, sandbox_id: str) -> str:
+        """Return when the machine of a sandbox runs no more, with the last it said.
+
+        A verb may be about to start it again; `_mend` says what became of one that ended by itself. One that
+        stands still though nobody is at work on it is let run on meanwhile.
+        """
+        exited = asyncio.create_task(self.driver(self.get(sandbox_id).driver).wait_exit(sandbox_id))
+        try:
+            while not (await asyncio.wait([exited], timeout=_STILL_SECONDS))[0]:
+                with contextlib.suppress(SandboxError):
+                    await self._let_run_on(sandbox_id)
+            return exited.result()
+        finally:
+            exited.cancel()
+
+    async def _let_run_on(self, sandbox_id: str) -> None:
+        driver = self.driver(self.get(sandbox_id).driver)
+        # That a command was killed, or that there is room on the disk again, is no event for anybody.
+        if stalled := await driver.stalled(sandbox_id):
+            _log.warning("The machine of sandbox %s stands still: %s.", sandbox_id, stalled)
+        if stalled or driver.paused(sandbox_id):
+            with try_locked(self._locks / sandbox_id) as free:
+                if free:
+                    await self._mend(self.get(sandbox_id))
 
     # How a machine comes to life.
 
@@ -531,12 +418,6 @@ class Lifecycle:
         others = [s for s in self._store.all() if s.state in ACTIVE and s.id != sandbox.id]
         in_use = sum(self.driver(s.driver).usage(s.id).memory for s in others)
         capacity.require(image.shape, [s.shape for s in others], in_use, self.settings)
-
-    def _lock(self, sandbox_id: str) -> contextlib.AbstractAsyncContextManager[None]:
-        return locked(self._locks / sandbox_id)
-
-    def _capacity(self) -> contextlib.AbstractAsyncContextManager[None]:
-        return locked(self._locks / "capacity")
 
 
 def _identity(sandbox_id: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,11 @@ from jupyter_vsandbox.domain.model import Endpoint, Usage
 from jupyter_vsandbox.drivers.base import Capabilities, Saved
 from jupyter_vsandbox.drivers.qemu import accel, fitting, portable, template
 from jupyter_vsandbox.drivers.qemu.checks import checks
-from jupyter_vsandbox.drivers.qemu.command import Command, disk_node
+from jupyter_vsandbox.drivers.qemu.command import disk_node
 from jupyter_vsandbox.drivers.qemu.disk import require_room, size
+from jupyter_vsandbox.drivers.qemu.machines import DISK, KEYS, ORIGIN, PAUSED, WHOLE, Machines, Origin
 from jupyter_vsandbox.drivers.qemu.memory import capture, copy_with, differing, load, prepare, put_back
-from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, STATE, Point, Points, checksums
-from jupyter_vsandbox.drivers.qemu.process import Qemu
+from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, STATE, Point, checksums
 from jupyter_vsandbox.files import exhausted_if_full, new_folder, write_private
 from jupyter_vsandbox.settings import private_folder
 
@@ -38,40 +38,16 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.domain.model import Accelerator, Image, LinkKeys, Shape
     from jupyter_vsandbox.drivers.base import Extent, Template, Warm
     from jupyter_vsandbox.drivers.qemu.memory import Pages
-    from jupyter_vsandbox.settings import Settings
     from jupyter_vsandbox.work import Work
 
-_DISK = "disk.qcow2"
-_CONSOLE = "console.log"
-_KEYS = "keys.json"
-_ORIGIN = "origin.json"
-_PAUSED = "paused"
-_WHOLE = "memory"
 _MAKING = "t"  # of the socket folders of those who make a template
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What the memory of a running machine builds on.
-
-    Attributes:
-        template: whose memory it maps.
-        base: the snapshot that it was last taken or restored from, "" for none.
-    """
-
-    template: str
-    base: str
-
-
-class QemuDriver:
+class QemuDriver(Machines):
     """Runs machines with the QEMU of this host. Implements `Driver`; see there for the promises."""
 
     name = "qemu"
     capabilities = Capabilities(memory_clones=True, memory_snapshots=True)
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._points = Points(settings.snapshots, settings.layers)
 
     async def checks(self) -> list[Check]:
         """See `Driver`."""
@@ -103,7 +79,7 @@ class QemuDriver:
         try:
             with exhausted_if_full(folder.parent):
                 folder.mkdir(mode=0o700)
-                write_private(folder / _KEYS, "{}")
+                write_private(folder / KEYS, "{}")
                 faults.point("create.folder")
                 layer = await self._points.new_layer(origin / template.DISK)
                 faults.point("create.layered")
@@ -118,21 +94,21 @@ class QemuDriver:
     async def boot(self, machine_id: str, image: Image, shape: Shape, keys: LinkKeys) -> Endpoint:
         """See `Driver`."""
         folder = self._folder(machine_id)
-        if not (folder / _DISK).exists():
+        if not (folder / DISK).exists():
             raise NotFound(f"Sandbox {machine_id} has no disk any more; start a new one.")
         accelerator = await accel.probe(self._settings, Path(image.folder) / "vmlinuz")
         require_room(folder)
         try:
             with exhausted_if_full(folder):
-                (folder / _KEYS).unlink(missing_ok=True)
-                write_private(folder / _KEYS, json.dumps(asdict(keys)))
+                (folder / KEYS).unlink(missing_ok=True)
+                write_private(folder / KEYS, json.dumps(asdict(keys)))
                 faults.point("start.keyed")
                 command = self._command(Path(image.folder), image.append, shape, accelerator.name, folder)
                 blank = await self._blank(image, command)
                 self._set_origin(folder, Origin(blank.id, ""))
                 faults.point("start.based")
                 ram = self._settings.templates / blank.id / template.RAM
-                command = replace(command, disk=(folder / _DISK).resolve(), ram=ram)
+                command = replace(command, disk=(folder / DISK).resolve(), ram=ram)
                 return await self._launch(machine_id, command)
         except BaseException:
             await self.stop(machine_id, grace=0)
@@ -151,7 +127,7 @@ class QemuDriver:
         source = self._template(origin.template) if memory and origin is not None else None
         if memory and source is None:
             raise Unsupported(f"The template of sandbox {machine_id} is gone: only its disk can be kept.")
-        layer = (folder / _DISK).resolve()
+        layer = (folder / DISK).resolve()
         above = await self._points.new_layer(layer)
         faults.point("snapshot.layered")
         pause = 0.0
@@ -179,7 +155,7 @@ class QemuDriver:
                         await execute("blockdev-add", **disk_node(name, above) | {"backing": None})
                         faults.point("snapshot.attached")
                         top = await execute.top_node()
-                        (folder / _PAUSED).touch()
+                        (folder / PAUSED).touch()
                         begin = time.perf_counter()
                         await execute("stop")
                         try:
@@ -192,7 +168,7 @@ class QemuDriver:
                                         pages = await asyncio.to_thread(capture, process.pid, ram, room)
                                 faults.point("snapshot.captured")
                                 if pages is None:
-                                    await execute.save_memory(draft / _WHOLE, ram.stat().st_size)
+                                    await execute.save_memory(draft / WHOLE, ram.stat().st_size)
                             await execute("blockdev-snapshot", node=top, overlay=name)
                             faults.point("snapshot.switched")
                             self._set_disk(folder, above)
@@ -201,14 +177,14 @@ class QemuDriver:
                             if resume:
                                 await execute("cont")
                                 faults.point("snapshot.resumed")
-                                (folder / _PAUSED).unlink()
+                                (folder / PAUSED).unlink()
                         pause = time.perf_counter() - begin
                 await asyncio.to_thread(self._keep, draft, snapshot_id, layer, origin, source, pages)
                 faults.point("snapshot.kept")
             faults.point("snapshot.named")
         except BaseException:
             await self.resume(machine_id)
-            if (folder / _DISK).resolve() != above:
+            if (folder / DISK).resolve() != above:
                 above.unlink(missing_ok=True)
             raise
         if memory and origin is not None:
@@ -241,9 +217,9 @@ class QemuDriver:
             known = [load(self._points.path(each.id)) for each in chain]
             if pages is None:
                 pages = differing(
-                    draft / _WHOLE, self._settings.templates / origin.template / template.RAM, known
+                    draft / WHOLE, self._settings.templates / origin.template / template.RAM, known
                 )
-                (draft / _WHOLE).unlink()
+                (draft / WHOLE).unlink()
             pages.without(known).write(draft)
             point = Point(snapshot_id, layer.name, True, origin.template, base, self._facts(source))
         sums = checksums(draft, layer, memory=source is not None)
@@ -264,14 +240,14 @@ class QemuDriver:
                 folder.mkdir(mode=0o700, exist_ok=True)
                 above = await self._points.new_layer(self._points.layers / point.disk)
                 faults.point("restore.layered")
-                before = (folder / _DISK).resolve()
-                (folder / _KEYS).unlink(missing_ok=True)
-                write_private(folder / _KEYS, "{}")
+                before = (folder / DISK).resolve()
+                (folder / KEYS).unlink(missing_ok=True)
+                write_private(folder / KEYS, "{}")
                 if not memory:
                     await verified
                     self._set_disk(folder, above)
                     faults.point("restore.linked")
-                    (folder / _ORIGIN).unlink(missing_ok=True)
+                    (folder / ORIGIN).unlink(missing_ok=True)
                     endpoint = None
                 else:
                     endpoint = await self._resume_at(machine_id, point, above, verified)
@@ -279,7 +255,7 @@ class QemuDriver:
                     before.unlink(missing_ok=True)
                 faults.point("restore.tidied")
         except BaseException:
-            if above is not None and (folder / _DISK).resolve() != above:
+            if above is not None and (folder / DISK).resolve() != above:
                 above.unlink(missing_ok=True)
             if fresh:
                 await self.delete(machine_id)
@@ -297,7 +273,7 @@ class QemuDriver:
         layers = [self._points.path(each.id) for each in self._points.chain(point.id)]
         command = replace(self._clone(source, folder), disk=above)
         await self._qemu(machine_id).end()
-        (folder / _PAUSED).unlink(missing_ok=True)
+        (folder / PAUSED).unlink(missing_ok=True)
         private_folder(self._settings.sockets / machine_id)
 
         async def fill(pid: int) -> None:
@@ -315,7 +291,7 @@ class QemuDriver:
             port = await self._qemu(machine_id).launch(command.argv(), state, fill)
         except Unsupported:
             await verified
-            own = folder / _WHOLE
+            own = folder / WHOLE
             await asyncio.to_thread(copy_with, origin / template.RAM, layers, own)
             port = await self._qemu(machine_id).launch(replace(command, ram=own).argv(), state)
             own.unlink()  # its memory for as long as it runs
@@ -391,11 +367,7 @@ class QemuDriver:
                 # Whether or not the snapshot came so far: what the machine writes to is its disk.
                 self._set_disk(folder, Path(await execute.top_file()))
                 await execute("cont")
-        (folder / _PAUSED).unlink(missing_ok=True)
-
-    def paused(self, machine_id: str) -> bool:
-        """See `Driver`."""
-        return (self._folder(machine_id) / _PAUSED).exists()
+        (folder / PAUSED).unlink(missing_ok=True)
 
     async def stalled(self, machine_id: str) -> str:
         """See `Driver`."""
@@ -436,29 +408,8 @@ class QemuDriver:
         folders = [self._folder(machine_id) for machine_id in self.machines()]
         # In this order: what a machine comes to build on meanwhile builds on what it builds on now.
         origins = [origin for folder in folders if (origin := self._origin(folder)) is not None]
-        disks = ((folder / _DISK).resolve() for folder in folders)
+        disks = ((folder / DISK).resolve() for folder in folders)
         self._points.collect((each.base for each in origins), disks, loose)
-
-    def _template(self, template_id: str) -> Template | None:
-        return template.load(self._settings.templates / template_id)
-
-    def _facts(self, source: Template) -> dict[str, str]:
-        return fitting.facts(source, self._clone(source, Path()))
-
-    async def _check_loadable(self, point: Point) -> None:
-        """Raise `Unsupported` unless this host can load the memory of a snapshot."""
-        if not point.memory:
-            raise Unsupported(f"Snapshot {point.id} has no memory. {fitting.INSTEAD}")
-        source = self._template(point.template)
-        if source is None:
-            raise Unsupported(
-                f"The memory of snapshot {point.id} needs the template {point.template}, which is gone. "
-                f"{fitting.INSTEAD}"
-            )
-        here = self._facts(source)
-        if source.accelerator != "tcg":  # which every host has
-            here["accelerator"] = (await accel.probe(self._settings)).name
-        fitting.require(f"snapshot {point.id}", point.machine, here)
 
     async def stop(self, machine_id: str, grace: float) -> None:
         """See `Driver`."""
@@ -470,7 +421,7 @@ class QemuDriver:
                     await process.wait()
         await qemu.end()
         shutil.rmtree(self._settings.sockets / machine_id, ignore_errors=True)
-        (self._folder(machine_id) / _WHOLE).unlink(missing_ok=True)
+        (self._folder(machine_id) / WHOLE).unlink(missing_ok=True)
 
     async def delete(self, machine_id: str) -> None:
         """See `Driver`."""
@@ -478,7 +429,7 @@ class QemuDriver:
         faults.point("delete.ended")
         # Not in a thread: those are gone already when a process ends, and then it matters most.
         folder = self._folder(machine_id)
-        layers = self._points.layers_of((folder / _DISK).resolve())
+        layers = self._points.layers_of((folder / DISK).resolve())
         origin = self._origin(folder)
         shutil.rmtree(folder, ignore_errors=True)
         faults.point("delete.folder")
@@ -503,17 +454,11 @@ class QemuDriver:
     def usage(self, machine_id: str) -> Usage:
         """See `Driver`."""
         qemu = self._qemu(machine_id)
-        disk = size(qemu.folder / _DISK)
+        disk = size(qemu.folder / DISK)
         process = qemu.process
         if process is None or not process.alive():
             return Usage(memory=0, disk=disk, cpu=0.0)
         return Usage(memory=_private_memory(process.pid), disk=disk, cpu=_cpu_seconds(process.pid))
-
-    def machines(self) -> set[str]:
-        """See `Driver`."""
-        with contextlib.suppress(FileNotFoundError):
-            return {entry.name for entry in self._settings.sandboxes.iterdir()}
-        return set()
 
     def remove_templates(self, image_id: str) -> None:
         """See `Driver`."""
@@ -522,85 +467,6 @@ class QemuDriver:
                 found = template.load(folder)
                 if found is not None and found.image == image_id:
                     shutil.rmtree(folder)
-
-    def _folder(self, machine_id: str) -> Path:
-        return self._settings.sandboxes / machine_id
-
-    def _qemu(self, machine_id: str) -> Qemu:
-        return Qemu(self._folder(machine_id), self._settings.sockets / machine_id / "qmp")
-
-    def _clone(self, source: Template, folder: Path) -> Command:
-        """The command line of a machine that resumes above the memory of a template."""
-        origin = self._settings.templates / source.id
-        return replace(
-            self._command(origin, source.append, source.shape, source.accelerator, folder),
-            kernel=origin / template.KERNEL,
-            initrd=origin / template.INITRD,
-            disk=(folder / _DISK).resolve(),  # snapshots move the link on
-            ram=origin / template.RAM,
-            resume=True,
-        )
-
-    def _set_disk(self, folder: Path, layer: Path) -> None:
-        _replace_link(folder / _DISK, layer)
-
-    def _origin(self, folder: Path) -> Origin | None:
-        try:
-            return Origin(**json.loads((folder / _ORIGIN).read_text()))
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: the host lost its power
-            return None
-
-    def _set_origin(self, folder: Path, origin: Origin) -> None:
-        draft = folder / f".{_ORIGIN}"
-        draft.write_text(json.dumps(asdict(origin)))
-        draft.replace(folder / _ORIGIN)
-
-    def _command(self, image: Path, append: str, shape: Shape, accelerator: str, folder: Path) -> Command:
-        return Command(
-            binary=accel.qemu_binary(),
-            accelerator=accelerator,
-            translation_cache=self._settings.translation_cache,
-            shape=shape,
-            kernel=image / "vmlinuz",
-            initrd=image / "initrd.img",
-            append=append,
-            disk=folder / _DISK,
-            keys=folder / _KEYS,
-            console=folder / _CONSOLE,
-        )
-
-    async def _blank(self, image: Image, command: Command) -> Template:
-        """What the memory of a machine that boots builds on."""
-        nowhere = replace(command, disk=Path(), keys=Path(), console=Path())
-        version = await asyncio.to_thread(accel.qemu_version)
-        name = f"blank-{template.template_id(image, nowhere, version)}"
-        return await template.ensure_blank(private_folder(self._settings.templates) / name, image, command)
-
-    async def _launch(self, machine_id: str, command: Command, state: Path | None = None) -> Endpoint:
-        (self._folder(machine_id) / _PAUSED).unlink(missing_ok=True)
-        private_folder(self._settings.sockets / machine_id)
-        qemu = self._qemu(machine_id)
-        port = await qemu.launch(command.argv(), state)
-        await self._flatten(qemu, command.disk)
-        return Endpoint("127.0.0.1", port)
-
-    async def _flatten(self, qemu: Qemu, layer: Path) -> None:
-        """Have the running machine copy into the layer it writes to what too deep a chain holds below.
-
-        Reads slow down with each layer. What snapshots hold is not touched, so the copy takes space until
-        they are gone.
-        """
-        below = self._points.below(layer)
-        if len(below) > MAX_DEPTH:
-            async with qemu.monitor() as execute:
-                await execute.flatten(below[-1])
-
-
-def _replace_link(path: Path, target: Path) -> None:
-    draft = path.with_name(f".{path.name}")
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(target)
-    draft.replace(path)
 
 
 def _private_memory(pid: int) -> int:
