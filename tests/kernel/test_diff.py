@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from jupyter_vsandbox import cli
 from jupyter_vsandbox.core import inventories
 from jupyter_vsandbox.core.service import SandboxService
+from jupyter_vsandbox.domain.model import State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,6 +135,22 @@ def test_what_was_changed_is_shown_and_nothing_else(
 
         asyncio.run(service.remove_snapshot(taken.id))
         assert not service.inventory_of(taken.id).exists()
+
+        # Another machine, which sleeps and is not woken by it.
+        fork = asyncio.run(service.fork(sandbox_id))
+        asyncio.run(service.hibernate(fork.id))
+        kernel.run("later = 1")
+        across = diff(capsys, fork.id, sandbox_id)
+        for section in ("packages", "files"):
+            assert changes(across, section) == {}
+        assert changes(across, "variables") == {"later": "added"}
+        assert service.get(fork.id).state is State.HIBERNATED
+
+        # In the middle of a cell, where nobody wants to wait for its end.
+        kernel.client.execute("open('/home/jovyan/within', 'w').close(); import time; time.sleep(300)")
+        found = diff(capsys, fork.id, sandbox_id, "--now")
+        assert changes(found, "files") == {"/home/jovyan/within": "added"}
+        assert not found["variables"]["compared"]
 
 
 def test_of_a_disk_and_of_a_kernel_in_a_cell_only_files_and_packages_are_told(
