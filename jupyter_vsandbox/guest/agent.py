@@ -302,18 +302,19 @@ class Agent:
             identity.set_clock(time.time() + step)
         return {"time": time.time()}
 
-    def attach(self, env=None, cwd=""):
-        # type: (Optional[Dict[str, str]], str) -> Dict[str, Any]
+    def attach(self, env=None, cwd="", history=""):
+        # type: (Optional[Dict[str, str]], str, str) -> Dict[str, Any]
         """Make the asking host the one that the kernel's messages go to.
 
         Args:
             env: environment variables to add to a kernel that is already running.
             cwd: folder to change to, where it exists.
+            history: file that such a kernel keeps its history in from now on, or ``:memory:``.
         """
         self.power_off_at = None
         cwd = cwd if cwd and os.path.isdir(cwd) else ""
-        if self.kernel is not None and (env or cwd):
-            self.kernel.resume(env or {}, cwd, reseed=False)
+        if self.kernel is not None and (env or cwd or history):
+            self.kernel.resume(env, cwd, history=history)
         return dict(self.kernel_status(), protocol=protocol.VERSION)
 
     def resume(self, entropy):  # type: (str) -> Dict[str, Any]
@@ -346,7 +347,7 @@ class Agent:
         identity.set_machine_id(machine_id)
         identity.set_mac(mac)
         if self.kernel is not None:
-            self.kernel.resume({}, "", reseed=True)
+            self.kernel.resume(reseed=True)
         self.next_keys = keys
         return {}
 
@@ -372,13 +373,14 @@ class Agent:
             later.answer({"variables": None, "why": "the kernel ended"})
         self.asked.clear()
 
-    def start_kernel(self, env=None, cwd=""):  # type: (Optional[Dict[str, str]], str) -> Dict[str, Any]
-        """Start a kernel process, ending the one that runs."""
+    def start_kernel(self, env=None, cwd="", arguments=None):
+        # type: (Optional[Dict[str, str]], str, Optional[List[str]]) -> Dict[str, Any]
+        """Start a kernel process, ending the one that runs; see `kernel.Kernel`."""
         self._no_kernel()
         if self.kernel is not None:
             self.kernel.close()
             self.kernel = None
-        self.kernel = kernel.Kernel(self.context, self.spec, env or {}, cwd)
+        self.kernel = kernel.Kernel(self.context, self.spec, env or {}, cwd, arguments or [])
         return self.kernel_status()
 
     def signal(self, number):  # type: (int) -> Dict[str, Any]

@@ -21,7 +21,7 @@ HEARTBEAT_PORT = 5
 # Runs in the kernel, silently, before a client's first message: works on Python 2.7 and later,
 # and leaves no name behind.
 RESUME = """\
-def _vsandbox_resume(env, cwd, reseed):
+def _vsandbox_resume(env, cwd, reseed, history):
     import os, sys
     os.environ.update(env)
     if cwd and os.path.isdir(cwd):
@@ -31,7 +31,12 @@ def _vsandbox_resume(env, cwd, reseed):
             sys.modules["random"].seed()
         if "numpy.random" in sys.modules:
             sys.modules["numpy.random"].seed()
-_vsandbox_resume({env!r}, {cwd!r}, {reseed!r})
+    if history:
+        shell = get_ipython()
+        shell.history_manager.end_session()
+        shell.config.HistoryManager.hist_file = history
+        shell.init_history()
+_vsandbox_resume({env!r}, {cwd!r}, {reseed!r}, {history!r})
 del _vsandbox_resume
 """
 
@@ -62,10 +67,11 @@ class Kernel:
         spec: ``argv``, ``env``, ``cwd``, ``user`` and ``language`` as in /etc/vsandbox/kernel.json.
         env: added to the spec's environment.
         cwd: instead of the spec's, where it exists.
+        arguments: added to the spec's command line.
     """
 
-    def __init__(self, context, spec, env, cwd):
-        # type: (zmq.Context[Any], Dict[str, Any], Dict[str, str], str) -> None
+    def __init__(self, context, spec, env, cwd, arguments):
+        # type: (zmq.Context[Any], Dict[str, Any], Dict[str, str], str, List[str]) -> None
         self.spec = spec
         self.session = uuid.uuid4().hex
         self.cells = 0
@@ -94,7 +100,7 @@ class Kernel:
 
         with open(os.path.join(self.folder, "kernel.log"), "wb") as log:
             self.process = subprocess.Popen(
-                [arg.replace("{connection_file}", connection_file) for arg in spec["argv"]],
+                [arg.replace("{connection_file}", connection_file) for arg in spec["argv"]] + arguments,
                 env=dict(spec["env"], **env),
                 cwd=cwd if cwd and os.path.isdir(cwd) else spec["cwd"],
                 stdin=subprocess.DEVNULL,
@@ -205,10 +211,12 @@ class Kernel:
         """Whether all requests of the agent's own are answered."""
         return not self._due
 
-    def resume(self, env, cwd, reseed):  # type: (Dict[str, str], str, bool) -> None
-        """Give a kernel that is already running its environment and folder."""
+    def resume(self, env=None, cwd="", reseed=False, history=""):
+        # type: (Optional[Dict[str, str]], str, bool, str) -> None
+        """Give a kernel that is already running its environment, folder and file for its history."""
         if self.spec["language"] == "python":
-            self.execute(RESUME.format(env=env, cwd=cwd, reseed=reseed), silent=True)
+            code = RESUME.format(env=env or {}, cwd=cwd, reseed=reseed, history=history)
+            self.execute(code, silent=True)
 
     def execute(self, code, silent):  # type: (str, bool) -> str
         """Run code that leaves no trace in history; returns the message id."""

@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 15.0
 SIGNAL_SECONDS = 5.0
+_HISTORY = "--HistoryManager.hist_file="
+"""The argument that nbclient, and thus papermill, starts every kernel with."""
 MACHINE_LOST = 70
 """What `poll` says when not the kernel but its machine or agent is gone (EX_SOFTWARE)."""
 
@@ -85,6 +87,7 @@ class KernelMachine:
         cwd: str,
         notebook: str,
         attach: str = "",
+        arguments: Sequence[str] = (),
     ) -> None:
         """Start the kernel: the first time in a new sandbox, later in the same one.
 
@@ -95,7 +98,14 @@ class KernelMachine:
             cwd: folder to start in, where the guest has it.
             notebook: path of what the kernel is for, "" if that is not known.
             attach: id of the sandbox to use, "" for the notebook's own or a new one.
+            arguments: added to the kernel's command line; a warm kernel can take up that of its history,
+                for others its process is started anew.
         """
+        process = {"env": dict(env), "cwd": cwd}
+        histories = [each.removeprefix(_HISTORY) for each in arguments if each.startswith(_HISTORY)]
+        live = {"history": histories[-1]} if histories else {}
+        if arguments:
+            process["arguments"] = list(arguments)
         async with self._waking:  # a message may be waking it at this moment
             fresh = self._sandbox is None
             booted = started = False
@@ -111,17 +121,17 @@ class KernelMachine:
                 await self._connect()
                 if self._link is not None:
                     await self._link.set_clock()  # a standby may have waited for hours
-                status = await self._attach(env=dict(env), cwd=cwd)
+                status = await self._attach(env=dict(env), cwd=cwd, **live)
                 if status["protocol"] != protocol.VERSION:
                     raise Permanent(
                         f"The image of {self._runtime} speaks version {status['protocol']} of the link's "
                         f"protocol, this host {protocol.VERSION}: "
                         f"jupyter vsandbox images build {self._runtime}"
                     )
-                if booted or not fresh or not status["alive"]:
+                if booted or not fresh or not status["alive"] or len(histories) < len(arguments):
                     if self._relay is not None:
                         self._relay.forget()
-                    await self._request("start_kernel", env=dict(env), cwd=cwd, timeout=ANSWER_SECONDS)
+                    await self._request("start_kernel", **process, timeout=ANSWER_SECONDS)
                 self.returncode = None
                 self._ending = False
                 self._exited.clear()

@@ -50,6 +50,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         super().__init__(**kwargs)
         self._machine: KernelMachine | None = None
         self._attach = ""
+        self._arguments: list[str] = []
         self._session: Session | None = None
         self._reaped = True
 
@@ -93,7 +94,7 @@ class SandboxProvisioner(KernelProvisionerBase):
                 "A sandbox kernel listens in a private folder; its clients cannot ask for CURVE."
             )
         kwargs.pop("transport_encryption", None)
-        kwargs.pop("extra_arguments", None)
+        self._arguments = kwargs.pop("extra_arguments", None) or []
         engine = Engine.instance()
         service = await engine.call(_service(load_settings(self.config)))
         manager.transport = "ipc"
@@ -127,6 +128,7 @@ class SandboxProvisioner(KernelProvisionerBase):
                     cwd=str(kwargs.get("cwd") or ""),
                     notebook=_notebook(env.get("JPY_SESSION_NAME", ""), str(kwargs.get("cwd") or "")),
                     attach=self._attach,
+                    arguments=self._arguments,
                 )
             )
         except BaseException:

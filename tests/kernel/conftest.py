@@ -13,7 +13,7 @@ from jupyter_client.manager import KernelManager
 from jupyter_vsandbox.kernel.specs import spec_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from jupyter_client.blocking import BlockingKernelClient
 
@@ -71,8 +71,8 @@ class Kernel:
 class StartKernel(Protocol):
     """Starts kernels that are shut down when the test, or the module, is over."""
 
-    def __call__(self, **env: str) -> Kernel:
-        """Start one with `env` added to its environment."""
+    def __call__(self, *arguments: str, **env: str) -> Kernel:
+        """Start one with `arguments` added to its command line and `env` to its environment."""
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +97,8 @@ def start_kernel(home: Home) -> Iterator[StartKernel]:
     """Starts kernels of one test's own."""
     kernels = []
 
-    def start(**env: str) -> Kernel:
-        kernels.append(_start(home, env))
+    def start(*arguments: str, **env: str) -> Kernel:
+        kernels.append(_start(home, env, arguments))
         return kernels[-1]
 
     yield start
@@ -106,9 +106,9 @@ def start_kernel(home: Home) -> Iterator[StartKernel]:
         _shut_down(kernel)
 
 
-def _start(home: Home, env: dict[str, str]) -> Kernel:
+def _start(home: Home, env: dict[str, str], arguments: Sequence[str] = ()) -> Kernel:
     manager = KernelManager(kernel_name=spec_name(RUNTIME))
-    manager.start_kernel(env=os.environ | env)
+    manager.start_kernel(env=os.environ | env, extra_arguments=list(arguments))
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=START_SECONDS)

@@ -198,6 +198,16 @@ def test_the_environment_names_the_notebook_and_not_the_host(start_kernel: Start
     assert kernel.sandbox.notebook == "/notebooks/a.ipynb"
 
 
+def test_arguments_reach_the_kernel_at_its_start_and_at_a_restart(start_kernel: StartKernel) -> None:
+    kernel = start_kernel(
+        "--InteractiveShell.ast_node_interactivity=all", "--HistoryManager.hist_file=:memory:"
+    )
+    told = "[get_ipython().ast_node_interactivity, get_ipython().history_manager.hist_file]"
+    assert kernel.value(told) == ["all", ":memory:"]
+    kernel.restart()
+    assert kernel.value(told) == ["all", ":memory:"]
+
+
 def test_a_package_can_be_installed_and_imported(kernel: Kernel) -> None:
     kernel.run("%pip install --quiet --disable-pip-version-check --no-deps humanize")
     assert kernel.value("humanize.intcomma(1234567)", before="import humanize") == "1,234,567"
