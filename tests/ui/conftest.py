@@ -231,11 +231,16 @@ class Lab:
 
     def row(self, name: str) -> Locator:
         """The row of the history with that name."""
-        return self.panel.locator(".jp-VSandbox-row[data-kind=snapshot]").filter(has_text=name)
+        return self._rows("snapshot", name)
 
     def sandbox(self, name: str) -> Locator:
         """The row of all sandboxes with that name."""
-        return self.panel.locator(".jp-VSandbox-row[data-kind=sandbox]").filter(has_text=name)
+        return self._rows("sandbox", name)
+
+    def _rows(self, kind: str, name: str) -> Locator:
+        name_of = self.page.locator(".jp-VSandbox-rowName > span:first-child")
+        named = name_of.filter(has_text=re.compile(f"^{re.escape(name)}$"))
+        return self.panel.locator(f".jp-VSandbox-row[data-kind={kind}]").filter(has=named)
 
     def snapshot(self, name: str) -> None:
         """Take a snapshot by the button in the section's title."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.settings import Settings
     from tests.conftest import Until
 
+# With the server and the browser that the first test waits for.
+pytestmark = pytest.mark.timeout(600)
+
 SANDBOXES = 200
 SNAPSHOTS = 500
 PAINT_MILLISECONDS = 300.0

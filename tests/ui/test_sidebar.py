@@ -42,8 +42,10 @@ def work(lab: Lab) -> Lab:
 
 
 def test_travel(lab: Lab):
+    card = lab.page.locator(".jp-LauncherCard[data-category=Notebook][title='Python 3.11 (sandbox)']")
+    expect(card).to_be_visible()
     lab.picture("launcher")
-    lab.page.locator(".jp-LauncherCard[data-category=Notebook][title='Python 3.11 (sandbox)']").click()
+    card.click()
     expect(lab.state()).to_have_text("running")
     lab.idle()
     lab.run("x = 'old'")
@@ -51,8 +53,8 @@ def test_travel(lab: Lab):
     lab.picture("snapshot")
     lab.run("x = 'new'")
     lab.run(f"%pip uninstall -y -q {PACKAGE}")
-    # The one that was taken by itself, before the packages changed.
-    expect(lab.panel.get_by_role("button", name="1 automatic snapshot")).to_be_visible()
+    # Taken by itself, before the packages changed.
+    expect(lab.row("before-packages-1")).to_be_visible()
     expect(lab.run(HAS_PACKAGE)).to_have_text("False")
     lab.snapshot("after")
 
@@ -133,7 +135,7 @@ def test_prune_and_reset(work: Lab):
     expect(work.state()).to_have_text("running")
     expect(work.run("print('pruned' in globals())")).to_have_text("False")
 
-    automatic = work.panel.get_by_role("button", name=re.compile("automatic snapshot"))
+    automatic = work.panel.locator("#jp-vsandbox-history").locator(".jp-mod-automatic, .jp-VSandbox-fold")
     expect(automatic.first).to_be_visible()
     work.context_menu(work.sandbox(WORK), "Prune History…")
     expect(work.dialog()).to_contain_text(re.compile(r"which frees up to [\d.]+ [KMG]?B"))
