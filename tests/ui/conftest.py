@@ -363,7 +363,7 @@ def window(browser: Browser, server: Server) -> Iterator[Lab]:
     page.set_default_navigation_timeout(PATIENCE_MILLISECONDS)
     lab = Lab(page, server)
     page.on("dialog", lambda dialog: dialog.accept())  # that a notebook is not saved
-    page.on("pageerror", lambda error: lab.errors.append(str(error)))
+    page.on("pageerror", lambda error: lab.errors.append(f"{error}\n{error.stack}"))
     try:
         yield lab
     finally:

@@ -201,7 +201,7 @@ def test_hibernate(lab: Lab):
     expect(lab.state()).to_have_text("hibernated")
     lab.idle()
     states: list[str] = []
-    lab.page.expose_function("told", states.append)
+    lab.page.expose_function("told", lambda text: states.append(text))
     lab.page.evaluate(
         """() => {
             const title = document.querySelector('.jp-VSandbox-machineTitle');
@@ -265,7 +265,11 @@ def test_qemu_is_killed(lab: Lab, lab_home: Home):
     expect(lab.machine.filter(has_text="running")).to_have_count(0)
     lab.picture("killed")
     # Jupyter restarts the kernel by itself, from the disk that was left.
+    expect(lab.dialog()).to_contain_text("It will restart automatically")
+    lab.accept()
     expect(lab.state()).to_have_text("running")
+    lab.idle()
+    expect(lab.run("print('w' in globals())")).to_have_text("False")
     lab.picture("recovered")
 
 
@@ -291,7 +295,7 @@ def test_in_notebook_7(lab: Lab):
     lab.page.on("console", lambda line: said.append(line.text) if line.type in LOUD else None)
     lab.page.goto(f"{lab.server.url}/notebooks/seven.ipynb?token={TOKEN}")
     lab.page.get_by_role("menuitem", name="Kernel").click()
-    lab.page.get_by_role("menuitem", name="Sandbox").click()
+    lab.page.locator(".lm-Menu-item[data-type=submenu]").filter(has_text="Sandbox").click()
     lab.page.get_by_role("menuitem", name="Show the Sandbox Panel").click()
     expect(lab.state()).to_have_text("running")
     lab.run("x = 'old'")
@@ -314,3 +318,5 @@ def test_in_notebook_7(lab: Lab):
     expect(lab.page.get_by_text("seven-fork.ipynb")).to_be_visible()
     lab.picture("tree")
     assert [line for line in said if "vsandbox" in line.lower()] == []
+    # Notebook 7.6 fails in scripts of its own, with or without the extension.
+    lab.errors[:] = [error for error in lab.errors if "jupyter-vsandbox" in error]
