@@ -74,11 +74,12 @@ check-typescript: labextension/node_modules/.package-lock.json
 	$(NPM) run lint:check
 	$(NPM) test
 
-test: check ## Do all of `check`, then the tests that boot machines
+test: check browser ## Do all of `check`, then the tests that boot machines, at last those in a browser
 	$(BIN)/pytest tests -m machine -n 2 --dist loadfile --ignore tests/ui $(PYTEST_ARGS)
+	@# By themselves: the browser's driver takes the loop of its process.
+	$(BIN)/pytest tests/ui $(PYTEST_ARGS)
 
 ui: image labextension browser ## Use JupyterLab in a real browser; pictures go to test-reports/ui
-	@# By themselves: the browser's driver takes the loop of its process.
 	$(BIN)/pytest tests/ui $(PYTEST_ARGS)
 
 fidelity: image ## Compare 200 random sequences of snapshot, rollback, fork … with a model

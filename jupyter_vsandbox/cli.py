@@ -344,6 +344,13 @@ COMMANDS = (
     ),
     Command("stop", "shut sandboxes down; their disks are kept", stop, _SANDBOXES),
     Command("rm", "end sandboxes and remove all that they have", rm, _SANDBOXES),
+    Command(
+        "uninstall",
+        "remove all sandboxes, images and kernelspecs, before pip removes the program",
+        _late("uninstall", "removal"),
+        None,
+        (("--yes", {"action": "store_true", "help": "really do so"}),),
+    ),
 )
 _GROUPS = {"images": "build, list and remove images"}
 

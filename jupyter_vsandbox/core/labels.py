@@ -12,6 +12,8 @@ from jupyter_vsandbox.core.lifecycle import Lifecycle
 from jupyter_vsandbox.domain.errors import Conflict
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from jupyter_vsandbox.domain.model import Sandbox, Snapshot
 
 
@@ -65,6 +67,25 @@ class Labels(Lifecycle):
             if sandbox.notebook != notebook and sandbox.owner and owner.lives(sandbox.owner):
                 raise Conflict(f"Sandbox {sandbox_id} is in use by the kernel of another notebook.")
             return self._store.change(sandbox_id, notebook=notebook)
+
+    def follow(self, kernel_id: str, notebooks: Collection[str], notebook: str) -> Sandbox | None:
+        """A notebook is saved: if its kernel's sandbox is bound to one that the kernel left, it goes along.
+
+        What was bound to the saved one was another notebook's, and stays under that one's name.
+
+        Args:
+            kernel_id: Jupyter's id of the kernel.
+            notebooks: paths of all that use the kernel now.
+            notebook: path of the one of them that is saved.
+
+        Returns:
+            the sandbox; `None` if it is bound to one that uses the kernel, or if there is none.
+        """
+        for sandbox in self.list():
+            if sandbox.kernel_id == kernel_id and sandbox.notebook not in notebooks:
+                self._store.move_notebooks(notebook, "")
+                return self._store.change(sandbox.id, notebook=notebook)
+        return None
 
     async def offer(self, sandbox_id: str) -> Sandbox:
         """Leave a sandbox that the calling process has started to whoever asks for it first.

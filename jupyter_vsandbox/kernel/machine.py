@@ -20,7 +20,7 @@ from jupyter_vsandbox.kernel.choice import Choice
 from jupyter_vsandbox.kernel.guest_requests import GuestRequests
 from jupyter_vsandbox.kernel.idle import IdleTimer
 from jupyter_vsandbox.kernel.packages import changes_packages
-from jupyter_vsandbox.kernel.relay import PASSIVE, Delivery, Relay
+from jupyter_vsandbox.kernel.relay import Delivery, Relay
 from jupyter_vsandbox.kernel.turn import CellTurn
 from jupyter_vsandbox.link import AgentLink
 from jupyter_vsandbox.settings import private_folder
@@ -267,12 +267,12 @@ class KernelMachine:
 
     # What happens by itself.
 
-    async def ready_for(self, channel: str, msg_type: str, code: str) -> Delivery:
+    async def ready_for(self, msg_type: str, code: str, *, passive: bool) -> Delivery:
         """See `KernelEnd`: a cell waits for its turn, and what a user does wakes the machine.
 
         Before a cell that changes packages, there is a snapshot.
         """
-        if msg_type not in PASSIVE:
+        if not passive:
             self._idle.used()
         is_cell, guarded = msg_type == "execute_request", not changes_packages(code)
         while True:
@@ -283,7 +283,7 @@ class KernelMachine:
                     self._exit(0, "it was hibernated")
                 if msg_type in {"shutdown_request", "usage_request"}:
                     return Delivery.NEVER
-                if msg_type in PASSIVE and await self._sleeps_on():
+                if passive and await self._sleeps_on():
                     return Delivery.ON_WAKING
                 try:
                     await self._wake()

@@ -48,6 +48,10 @@ PASSIVE = frozenset(
 )
 """What front ends ask by themselves, some over and over: it keeps no machine awake and wakes none."""
 
+WIDGETS = "jupyter.widget.control"
+"""Target of the comms over which front ends ask by themselves for the widgets of a notebook, see
+https://github.com/jupyter-widgets/ipywidgets/blob/main/packages/schema/messages.md."""
+
 _ASKS = frozenset({"shell", "control"})
 _KERNEL_INFO = "kernel_info_request"
 _SUBSCRIBED = 1
@@ -68,8 +72,13 @@ class Delivery(Enum):
 class KernelEnd(Protocol):
     """Takes what clients send."""
 
-    async def ready_for(self, channel: str, msg_type: str, code: str) -> Delivery:
-        """Return when it is clear whether a message, `code` if it is a cell's, can be delivered.
+    async def ready_for(self, msg_type: str, code: str, *, passive: bool) -> Delivery:
+        """Return when it is clear whether a message can be delivered.
+
+        Args:
+            msg_type: of the message.
+            code: the source, if it is a cell's.
+            passive: whether the front end sends it by itself.
 
         Raises:
             SandboxError, OSError: it cannot be delivered now; whoever sent it is told why.
@@ -88,6 +97,7 @@ class _Request:
 
     Attributes:
         due: what is missing of its answer: the ``reply``, or status ``idle`` on iopub.
+        passive: whether the front end sent it by itself.
     """
 
     channel: str
@@ -95,6 +105,7 @@ class _Request:
     header: dict[str, Any]
     frames: Sequence[bytes | zmq.Frame]
     due: set[str]
+    passive: bool
 
     @property
     def kind(self) -> str:
@@ -124,6 +135,7 @@ class Relay:
         self._epoch = 0
         self._kernel_info: dict[str, Any] | None = None
         self._outstanding: dict[str, _Request] = {}
+        self._widget_comms: set[str] = set()
         self._session = Session(key=key, signature_scheme=signature_scheme)
         self._kernel = kernel
         self._sockets: dict[str, zmq.asyncio.Socket] = {}
@@ -199,9 +211,7 @@ class Relay:
     @property
     def waiting(self) -> bool:
         """Whether somebody waits for an answer that no cell has to end for."""
-        return any(
-            not request.is_cell and request.kind not in PASSIVE for request in self._outstanding.values()
-        )
+        return any(not (request.is_cell or request.passive) for request in self._outstanding.values())
 
     @property
     def in_cell(self) -> bool:
@@ -310,10 +320,12 @@ class Relay:
             if header is None:
                 _log.warning("Ignored a message on %s whose header is none.", channel)
                 continue
-            code = _code(body[3]) if header["msg_type"] == "execute_request" else ""
-            request = _Request(channel, frames[:start], header, message, _due(channel, header["msg_type"]))
+            kind = header["msg_type"]
+            code = str(_content(body[3]).get("code", "")) if kind == "execute_request" else ""
+            passive = kind in PASSIVE or self._is_of_widgets(kind, body[3])
+            request = _Request(channel, frames[:start], header, message, _due(channel, kind), passive)
             try:
-                delivery = await self._kernel.ready_for(channel, request.kind, code)
+                delivery = await self._kernel.ready_for(kind, code, passive=passive)
             except (SandboxError, OSError) as error:
                 await self._refuse(request, error)
                 continue
@@ -331,6 +343,20 @@ class Relay:
             if self.notice and request.is_cell:
                 notice, self.notice = self.notice, ""
                 await self._publish(request, "stream", {"name": "stderr", "text": f"{notice}\n"})
+
+    def _is_of_widgets(self, kind: str, content: zmq.Frame) -> bool:
+        """Whether a message only asks for the widgets that there are, see `WIDGETS`."""
+        opened = kind == "comm_open"
+        if not opened and not (self._widget_comms and kind in {"comm_msg", "comm_close"}):
+            return False
+        said = _content(content)
+        comm = str(said.get("comm_id", ""))
+        if opened and said.get("target_name") == WIDGETS:
+            self._widget_comms.add(comm)
+        known = comm in self._widget_comms
+        if kind == "comm_close":
+            self._widget_comms.discard(comm)
+        return known
 
     async def _welcome(self) -> None:
         """Tell each new subscriber that it will miss nothing from here on (JEP 65)."""
@@ -377,12 +403,13 @@ def _header(frame: zmq.Frame) -> dict[str, Any] | None:
     return header if whole else None
 
 
-def _code(frame: zmq.Frame) -> str:
-    """The source in the content of a request to execute it, "" if there is none."""
+def _content(frame: zmq.Frame) -> dict[str, Any]:
+    """The content of a message, empty if it is none."""
     try:
-        return str(json.loads(frame.bytes)["code"])
-    except (ValueError, LookupError, TypeError):
-        return ""
+        content = json.loads(frame.bytes)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _delimiter(frames: Frames) -> int | None:

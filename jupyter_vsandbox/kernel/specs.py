@@ -5,10 +5,12 @@ See https://jupyter-client.readthedocs.io/en/stable/kernels.html#kernel-specs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,9 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 if TYPE_CHECKING:
     from jupyter_vsandbox.runtimes.recipe import Recipe
 
+
+LOGO = "logo-svg.svg"
+"""What launchers show of a kernel, by this name."""
 
 ATTACH = "VSANDBOX_ATTACH"
 """Environment variable for a kernel that is to run in a sandbox that exists: its id."""
@@ -72,6 +77,7 @@ def install(recipe: Recipe | Offer) -> str:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "kernel.json").write_text(json.dumps(kernel_json(recipe), indent=1) + "\n")
+        (Path(folder) / LOGO).write_text(resources.files(__package__).joinpath(LOGO).read_text())
         return KernelSpecManager().install_kernel_spec(
             folder,
             kernel_name=spec_name(recipe.name),
@@ -82,10 +88,19 @@ def install(recipe: Recipe | Offer) -> str:
 
 def uninstall(runtime: str) -> None:
     """Remove the kernelspec of a runtime. Harmless if there is none."""
-    try:
-        KernelSpecManager().remove_kernel_spec(spec_name(runtime))
-    except NoSuchKernel:
-        return
+    remove(spec_name(runtime))
+
+
+def remove(kernel: str) -> None:
+    """Remove a kernelspec by its name. Harmless if there is none."""
+    with contextlib.suppress(NoSuchKernel):
+        KernelSpecManager().remove_kernel_spec(kernel)
+
+
+def ours() -> list[str]:
+    """The names of all kernelspecs that start sandboxes, also of runtimes that have no recipe any more."""
+    every = KernelSpecManager().get_all_specs()
+    return sorted(name for name, found in every.items() if "vsandbox" in found["spec"].get("metadata", {}))
 
 
 def installed(runtime: str) -> bool:

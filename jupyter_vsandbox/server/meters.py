@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox.domain.errors import SandboxError
-from jupyter_vsandbox.domain.model import MIB, Usage
+from jupyter_vsandbox.domain.model import MIB, State, Usage
 from jupyter_vsandbox.server import wire
 from jupyter_vsandbox.server.wire import Gauge
 
@@ -42,7 +42,7 @@ class Meters:
         self._changed = asyncio.Event()
 
     def read(self, sandbox: Sandbox) -> Gauge:
-        """What a sandbox takes now; zeros where its driver is not installed."""
+        """What a sandbox takes now; zeros where its driver is not installed, and no rate where it rests."""
         try:
             usage = self._service.driver(sandbox.driver).usage(sandbox.id)
         except (SandboxError, OSError):  # OSError: it is ending or being deleted just now
@@ -53,7 +53,7 @@ class Meters:
             rate = max(0.0, usage.cpu - cpu) / (now - then)
         if sandbox.id not in self._seen or now - then >= _SHORTEST:
             self._seen[sandbox.id] = (now, usage.cpu, rate)
-        return Gauge(usage, rate)
+        return Gauge(usage, rate if sandbox.state is State.RUNNING else None)
 
     def follow(self, running: Collection[str], known: Collection[str]) -> None:
         """Say which machines run, and which sandboxes there are at all."""
@@ -77,7 +77,8 @@ class Meters:
             # While nobody listens, one machine is looked at to find out when somebody does.
             found = await asyncio.to_thread(self._look, looked_at if heard else looked_at[:1])
             noticed = {each: gauge for each, gauge in found.items() if self._noticed(each, gauge)}
-            noticed |= {each: Gauge(NOTHING, None) for each in self._told if each not in self._running}
+            # Those that sleep now still have a disk.
+            noticed |= await asyncio.to_thread(self._look, sorted(self._told.keys() - self._running))
             if noticed:
                 heard = emit({"usages": {each: wire.gauge(gauge) for each, gauge in noticed.items()}})
                 self._told |= noticed if heard else {}

@@ -177,20 +177,23 @@ class Operations:
         return operation
 
     def cancel(self, operation_id: str) -> Operation:
-        """Ask an operation to end; harmless for one that has.
+        """Ask an operation to end; harmless for one that has, or that was asked before.
+
+        It cannot be cancelled from then on: that is how all who follow it see that it was asked.
 
         Raises:
             NotFound: there is none.
             Conflict: it cannot be cancelled, or cannot any more.
         """
         operation = self.get(operation_id)
-        if operation.phase is Phase.RUNNING:
+        if operation.phase is Phase.RUNNING and not self._tasks[operation_id].cancelling():
             if not operation.cancellable:
                 raise Conflict(
                     f"Operation {operation_id} ({operation.verb}) cannot be cancelled now; let it end."
                 )
             self._cancel(operation_id)
-        return operation
+            self.change(operation_id, cancellable=False)
+        return self.get(operation_id)
 
     async def close(self) -> None:
         """Cancel all that can be cancelled and wait for the others, but not for ever.

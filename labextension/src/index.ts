@@ -1,6 +1,7 @@
 import type { JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { commands, sidebar } from './plugins/panel';
 import { model, service, store } from './plugins/data';
+import { launcher } from './plugins/launcher';
 import { status } from './plugins/status';
 
 export { CommandIDs } from './commands';
@@ -12,7 +13,8 @@ const plugins: JupyterFrontEndPlugin<unknown>[] = [
   model,
   commands,
   sidebar,
-  status
+  status,
+  launcher
 ];
 
 export default plugins;

@@ -41,7 +41,7 @@ export interface IUsage {
   /** Bytes of its own layers, snapshots aside. */
   readonly disk: number;
   readonly cpu_seconds: number;
-  /** Processors kept busy on average, null where it was not looked at before. */
+  /** Processors kept busy on average, null where it does not run or was not looked at before. */
   readonly cpu: number | null;
 }
 

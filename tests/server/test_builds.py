@@ -79,6 +79,8 @@ async def test_a_cancelled_build_has_ended(ask, builder):
     go_on, ended, after = builder
     _, begun = await ask("POST", "runtimes/python-3.11/builds")
     await until(ask, begun, lambda found: found["log"])
+    status, asked = await ask("DELETE", f"operations/{begun['id']}")
+    assert (status, asked["cancellable"]) == (202, False)
     assert (await ask("DELETE", f"operations/{begun['id']}"))[0] == 202
     assert (await ask("GET", f"operations/{begun['id']}"))[1]["state"] == "running"  # it is at something
     go_on.set()

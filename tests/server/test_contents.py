@@ -76,3 +76,34 @@ async def test_what_was_there_before_gives_way(bind, request_, store, jp_root_di
         ("1", str(jp_root_dir / "b.ipynb"), ""),
         ("2", "", "b.ipynb"),
     ]
+
+
+async def test_a_kernel_that_goes_on_with_another_notebook_takes_its_sandbox_along(
+    bind, request_, jp_fetch, store, jp_root_dir
+):
+    async def sessions(method, *path, **body):
+        answer = await jp_fetch("api", "sessions", *path, method=method, body=json.dumps(body))
+        return json.loads(answer.body)
+
+    async def save(path):
+        await request_("PUT", path, type="notebook", format="json", content=NOTEBOOK)
+
+    def found():
+        return {s.id: (s.notebook.rpartition("/")[2], s.name) for s in store.all()}
+
+    for each, path in (("1", "a.ipynb"), ("2", "new.ipynb")):
+        await bind(each, path)
+    session = {"path": "a.ipynb", "name": "a", "type": "notebook"}
+    first = await sessions("POST", **session, kernel={"name": "python3"})
+    store.change("1", kernel_id=first["kernel"]["id"])
+    # A second notebook that uses the kernel, too, is none to follow.
+    await sessions("POST", **session | {"path": "guest.ipynb"}, kernel=first["kernel"])
+    await save("guest.ipynb")
+    await save("a.ipynb")
+    assert found() == {"1": ("a.ipynb", ""), "2": ("new.ipynb", "")}
+
+    await sessions("PATCH", first["id"], path="new.ipynb", name="new")
+    assert found()["1"] == ("a.ipynb", "")
+    await save("new.ipynb")
+    assert found() == {"1": ("new.ipynb", ""), "2": ("", "new.ipynb")}
+    await jp_fetch("api", "sessions", first["id"], method="DELETE")

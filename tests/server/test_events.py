@@ -125,7 +125,7 @@ async def test_an_operation_is_told_to_its_end(recorded, subscribe, ask):
 async def test_meters_tell_what_changed_and_no_more(recorded, subscribe, monkeypatch):
     monkeypatch.setattr(meters, "SECONDS", 0.05)
     monkeypatch.setattr(meters, "_SHORTEST", 0.01)
-    usage = Usage(memory=10 * MIB, disk=0, cpu=1.0)
+    usage = Usage(memory=10 * MIB, disk=5 * MIB, cpu=1.0)
     driver = SimpleNamespace(usage=lambda machine_id: usage)
     monkeypatch.setattr(registry, "get", lambda name, settings: driver)
     told = await subscribe()
@@ -136,8 +136,10 @@ async def test_meters_tell_what_changed_and_no_more(recorded, subscribe, monkeyp
             await told.next("usage")
     usage = replace(usage, memory=20 * MIB)
     assert (await told.next("usage"))["usages"][SANDBOX.id]["memory"] == 20 * MIB
+    usage = replace(usage, memory=0, cpu=0.0)
     recorded.change(SANDBOX.id, state=State.STOPPED)
-    assert (await told.next("usage"))["usages"][SANDBOX.id]["memory"] == 0
+    slept = (await told.next("usage"))["usages"][SANDBOX.id]
+    assert (slept["memory"], slept["disk"], slept["cpu"]) == (0, 5 * MIB, None)
 
 
 async def test_a_host_without_inotify_is_looked_at_now_and_then(tmp_path, monkeypatch):

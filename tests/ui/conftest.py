@@ -13,13 +13,14 @@ import sys
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from playwright.sync_api import Error, expect, sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from jupyter_vsandbox.domain.model import State
+from jupyter_vsandbox.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 RUNTIME = "python-3.11"
 KERNEL = "vsandbox-python-3.11"
 PICTURES = Path(__file__).parents[2] / "test-reports" / "ui"
+AXE = Path(__file__).parents[2] / "labextension" / "node_modules" / "axe-core" / "axe.min.js"
 START_SECONDS = 60.0
 PATIENCE_MILLISECONDS = 120_000
 """Guests may be emulated, and the host busy with other tests."""
@@ -107,8 +109,9 @@ class Lab:
 
     page: Page
     server: Server
-    name: str
+    name: str = ""
     pictures: int = 0
+    errors: list[str] = field(default_factory=list)
 
     @property
     def panel(self) -> Locator:
@@ -145,12 +148,38 @@ class Lab:
         )
         nbformat.write(notebook, self.server.folder / name)
 
-    def open(self, path: str) -> None:
-        """Open a notebook and wait for its machine."""
-        self.page.goto(f"{self.server.url}/lab/tree/{path}?token={TOKEN}&reset")
+    def go(self, path: str = "") -> None:
+        """Load JupyterLab anew, with a notebook in place of all that was open."""
+        place = f"lab/tree/{path}" if path else "lab"
+        self.page.goto(f"{self.server.url}/{place}?token={TOKEN}&reset")
         self.show()
+
+    def open(self, path: str) -> None:
+        """Have a notebook in front, and nothing else open, and its machine running."""
+        if "/lab" not in self.page.url:
+            self.go(path)
+        elif self.evaluate("shell => shell.currentWidget?.context?.path") != path:
+            self.page.evaluate(
+                """async path => {
+                    const {commands, serviceManager} = window.jupyterapp;
+                    await commands.execute('docmanager:save-all');
+                    await commands.execute('application:close-all');
+                    await serviceManager.sessions.shutdownAll();
+                    await commands.execute('docmanager:open', {path});
+                }""",
+                path,
+            )
         expect(self.state()).to_have_text("running")
         self.idle()
+
+    def evaluate(self, function: str) -> Any:
+        """What a function of JupyterLab's shell returns."""
+        return self.page.evaluate(f"() => ({function})(window.jupyterapp.shell)")
+
+    def close(self, view: Locator) -> None:
+        """Close a view of the main area, which is in front."""
+        self.evaluate("shell => shell.currentWidget.close()")
+        expect(view).to_have_count(0)
 
     def idle(self) -> None:
         """Wait until the kernel of the notebook in front answers."""
@@ -189,21 +218,45 @@ class Lab:
         """The dialog that is open."""
         return self.page.locator(".jp-Dialog")
 
-    def accept(self) -> None:
-        """Say yes to the dialog that is open."""
+    def accept(self, text: str | None = None) -> None:
+        """Say yes to the dialog that is open, once `text` is in its field."""
+        if text is not None:
+            self.dialog().locator("input").fill(text)
         self.dialog().locator(".jp-mod-accept").click()
         expect(self.dialog()).to_have_count(0)
 
+    def told(self, text: str) -> Locator:
+        """The notification that says something."""
+        return self.page.locator(".Toastify__toast").filter(has_text=text)
+
     def row(self, name: str) -> Locator:
         """The row of the history with that name."""
-        return self.panel.locator(".jp-VSandbox-row[data-kind=snapshot]").filter(has_text=name)
+        return self._rows("snapshot", name)
+
+    def sandbox(self, name: str) -> Locator:
+        """The row of all sandboxes with that name."""
+        return self._rows("sandbox", name)
+
+    def _rows(self, kind: str, name: str) -> Locator:
+        name_of = self.page.locator(".jp-VSandbox-rowName > span:first-child")
+        named = name_of.filter(has_text=re.compile(f"^{re.escape(name)}$"))
+        return self.panel.locator(f".jp-VSandbox-row[data-kind={kind}]").filter(has=named)
 
     def snapshot(self, name: str) -> None:
         """Take a snapshot by the button in the section's title."""
         self.tool("snapshot")
-        self.dialog().locator("input").fill(name)
-        self.accept()
+        self.accept(name)
         expect(self.row(name)).to_be_visible()
+
+    def on_row(self, row: Locator, button: str) -> None:
+        """Press a button that a row shows while it is pointed at."""
+        row.hover()
+        row.get_by_role("button", name=button).click()
+
+    def context_menu(self, row: Locator, item: str) -> None:
+        """Choose from the context menu of a row."""
+        row.click(button="right")
+        self.page.get_by_role("menuitem", name=item).click()
 
     def tool(self, name: str) -> None:
         """Press a button in the title of a section."""
@@ -212,6 +265,17 @@ class Lab:
     def button(self, name: str) -> Locator:
         """A button below the meters."""
         return self.machine.get_by_role("button", name=name)
+
+    def serious(self, part: str) -> list[tuple[str, str, list[str]]]:
+        """What axe-core finds in a part of the page that keeps people from using it."""
+        if not self.page.evaluate("() => 'axe' in window"):
+            self.page.add_script_tag(path=AXE)
+        found = self.page.evaluate("part => axe.run(part, {resultTypes: ['violations']})", part)
+        return [
+            (each["impact"], each["id"], [node["html"][:160] for node in each["nodes"]][:3])
+            for each in found["violations"]
+            if each["impact"] in {"serious", "critical"}
+        ]
 
 
 @pytest.fixture(autouse=True)
@@ -235,18 +299,39 @@ def lab_home(new_home: NewHome) -> Iterator[Home]:
 
 
 @pytest.fixture(scope="module")
-def server(lab_home: Home, until: Until, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    lab_home: Home, until: Until, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Server]:
     """A running ``jupyter lab``."""
-    folder = tmp_path_factory.mktemp("notebooks")
+    with serve(tmp_path_factory.mktemp("notebooks"), until, request.path.stem) as server:
+        yield server
+    # Those of a server that was killed have nobody who lets them go.
+    lab_home.remove(*State)
+
+
+@contextlib.contextmanager
+def serve(folder: Path, until: Until, name: str) -> Iterator[Server]:
+    """A running ``jupyter lab`` whose notebooks are in `folder`, and whose log is named after `name`."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    server = Server(until, folder, PICTURES / "server.log")
+    server = Server(until, folder, PICTURES / f"server-{name}.log")
     server.start()
     try:
         yield server
     finally:
         server.stop()
-        # Those of a server that was killed have nobody who lets them go.
-        lab_home.remove(*State)
+
+
+@contextlib.contextmanager
+def bare_home(base: Path) -> Iterator[Settings]:
+    """A home in the environment for the length of a block, in which no machine can run."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("JUPYTER_VSANDBOX_HOME", str(base / "home"))
+        for name in ("CONFIG", "DATA", "RUNTIME"):
+            environment.setenv(f"JUPYTER_{name}_DIR", str(base / name.lower()))
+        environment.setenv("IPYTHONDIR", str(base / "ipython"))
+        furnish_lab()
+        (base / "notebooks").mkdir()
+        yield Settings(home=base / "home")
 
 
 @pytest.fixture(scope="session")
@@ -254,29 +339,46 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium: the browsers that playwright brings are not needed."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if not program:
-        pytest.fail("There is no chromium; `make setup` installs it.")
+        pytest.fail("There is no chromium; `make browser` installs it.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM)
         yield browser
         browser.close()
 
 
-@pytest.fixture
-def lab(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """JupyterLab in a window of a test's own."""
+@pytest.fixture(scope="module")
+def lab(browser: Browser, server: Server) -> Iterator[Lab]:
+    """JupyterLab in a window that the tests of a module share; `open` begins anew in it."""
+    with window(browser, server) as lab:
+        lab.go()
+        yield lab
+
+
+@contextlib.contextmanager
+def window(browser: Browser, server: Server) -> Iterator[Lab]:
+    """A window of its own, with nothing in it."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MILLISECONDS)
-    lab = Lab(page, server, request.node.name.removeprefix("test_"))
-    errors: list[Error] = []
+    page.set_default_navigation_timeout(PATIENCE_MILLISECONDS)
+    lab = Lab(page, server)
     page.on("dialog", lambda dialog: dialog.accept())  # that a notebook is not saved
-    page.on("pageerror", lambda error: errors.append(error))
+    page.on("pageerror", lambda error: lab.errors.append(f"{error}\n{error.stack}"))
     try:
         yield lab
     finally:
-        lab.picture("end")
         context.close()
-    assert [str(error) for error in errors] == []
+
+
+@pytest.fixture(autouse=True)
+def witness(lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Pictures of a test are named after it, the last one shows its end; no script may have failed."""
+    lab.name = request.node.name.removeprefix("test_")
+    lab.pictures = 0
+    lab.errors.clear()
+    yield
+    lab.picture("end")
+    assert lab.errors == []
 
 
 def furnish_lab() -> None:

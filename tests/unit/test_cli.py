@@ -329,6 +329,29 @@ def test_rm_removes(sandboxes, driver, settings, run):
         assert [sandbox.id for sandbox in service.list()] == ["cccc00000003"]
 
 
+def test_uninstall_removes_all_but_what_the_user_wrote(sandboxes, driver, settings, built, run, monkeypatch):
+    removed = []
+    monkeypatch.setattr(specs, "ours", lambda: ["vsandbox-python-3.11"])
+    monkeypatch.setattr(specs, "remove", removed.append)
+    (settings.home / "images").mkdir()
+    recipe = settings.user_recipes / "mine.toml"
+    recipe.parent.mkdir()
+    recipe.write_text("mine")
+    code, _, err = run("uninstall")
+    assert (code, "This removes 2 sandboxes" in err) == (2, True)
+    code, _, err = run("uninstall", "--yes")
+    assert (code, "aaaa00000001" in err, driver.deleted, removed) == (4, True, [], [])
+
+    with SandboxService(settings) as service:
+        for sandbox in service.list():
+            service._store.change(sandbox.id, owner="")
+    code, out, _ = run("uninstall", "--yes", "--json")
+    assert (code, json.loads(out)["sandboxes"]) == (0, ["aaaa00000001", "bbbb00000002"])
+    assert set(driver.deleted) == {"aaaa00000001", "bbbb00000002", "cccc00000003"}
+    assert removed == ["vsandbox-python-3.11"]
+    assert (list(settings.home.iterdir()), recipe.read_text()) == ([settings.user_recipes], "mine")
+
+
 def test_build_tells_its_progress_and_installs_the_kernelspec(settings, built, run, monkeypatch):
     def make(recipe, settings, progress):
         progress("wait", None, "Waiting for another build")

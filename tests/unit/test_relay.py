@@ -37,10 +37,10 @@ class Kernel:
         self.dones = 0
         self.asleep = False
 
-    async def ready_for(self, channel, msg_type, code):
+    async def ready_for(self, msg_type, code, *, passive):
         if msg_type == "shutdown_request":
             return Delivery.NEVER
-        return Delivery.ON_WAKING if self.asleep else Delivery.NOW
+        return Delivery.ON_WAKING if self.asleep and passive else Delivery.NOW
 
     def cells_done(self):
         self.dones += 1
@@ -336,6 +336,31 @@ async def test_a_kernel_that_sleeps_is_introduced_and_asked_the_rest_when_it_wak
         assert kernel.messages.empty()
 
 
+async def test_asking_for_widgets_wakes_no_machine_and_using_one_does(folder):
+    session = Session(key=KEY)
+
+    async def say(kind, comm, **content):
+        sent = session.msg(kind, {"comm_id": comm, "data": {}, **content})
+        await shell.send_multipart(session.serialize(sent))
+        return sent["msg_id"]
+
+    async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
+        kernel.asleep = True
+        kept = [
+            await say("comm_open", "a", target_name="jupyter.widget.control"),
+            await say("comm_msg", "a"),
+            await say("comm_close", "a"),
+        ]
+        for kind, comm in (("comm_msg", "a"), ("comm_msg", "b"), ("comm_open", "b"), ("comm_msg", "b")):
+            used = await say(kind, comm, target_name="jupyter.widget")
+            _, arrived = await kernel.next()
+            assert used in b"".join(arrived).decode()
+        assert kernel.messages.empty()
+        await relay.ask_again()
+        for asked in kept:
+            assert asked in b"".join((await kernel.next())[1]).decode()
+
+
 async def test_what_cannot_be_delivered_is_answered_with_the_error(folder):
     session = Session(key=KEY)
     async with (
@@ -345,7 +370,7 @@ async def test_what_cannot_be_delivered_is_answered_with_the_error(folder):
     ):
         await iopub.recv_multipart()  # the welcome
 
-        async def never(channel, msg_type, code):
+        async def never(msg_type, code, *, passive):
             raise Exhausted("There is no memory.")
 
         kernel.ready_for = never

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
@@ -37,9 +39,14 @@ def names(wheel):
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
     prefix = tmp_path_factory.mktemp("prefix")
-    options = ["--quiet", "--no-deps", "--no-index", "--ignore-installed", "--no-warn-script-location"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--prefix", prefix, wheel], check=True)
+    venv.create(prefix)
+    pip(prefix, "install", "--no-deps", "--no-index", wheel)
     return prefix
+
+
+def pip(prefix, *words):
+    command = [sys.executable, "-m", "pip", "--python", prefix / "bin" / "python", "--quiet", *words]
+    subprocess.run(command, check=True)
 
 
 def listing(installed, *command):
@@ -107,3 +114,40 @@ def test_jupyter_server_finds_it(installed):
         line for line in lines if "jupyter_vsandbox " in line and "Validating" not in line and "OK" in line
     )
     assert "jupyter_vsandbox" in line
+
+
+INSTALL = """
+from jupyter_vsandbox.kernel import specs
+print(specs.install(specs.Offer("python-0.9", "Python 0.9 (sandbox)", "python")))
+"""
+
+
+def test_uninstalling_leaves_nothing(wheel, tmp_path):
+    prefix, home = tmp_path / "prefix", tmp_path / "home"
+    venv.create(prefix)
+    before = {path for path in prefix.rglob("*") if path.is_file()}
+    pip(prefix, "install", "--no-deps", "--no-index", wheel)
+    # The dependencies are those of this environment; the program is the one that was just installed.
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "JUPYTER_VSANDBOX_HOME": str(home),
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+    def python(*words):
+        command = [prefix / "bin" / "python", *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environ, cwd=tmp_path)
+
+    assert str(prefix) in python("-c", INSTALL).stdout
+    (home / "images").mkdir(parents=True)
+    refused = python("-m", "jupyter_vsandbox.cli", "uninstall")
+    assert (refused.returncode, home.exists()) == (2, True)
+    assert "1 kernelspecs" in refused.stderr
+    done = python("-m", "jupyter_vsandbox.cli", "uninstall", "--yes")
+    assert done.returncode == 0, done.stderr
+    pip(prefix, "uninstall", "--yes", "jupyter_vsandbox")
+    assert {path for path in prefix.rglob("*") if path.is_file()} - before == set()
+    assert not home.exists()
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and prefix not in path.parents] == []

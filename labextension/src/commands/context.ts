@@ -36,6 +36,8 @@ export interface ICommandContext {
   readonly store: ISandboxStore;
   readonly model: ISandboxModel;
   readonly documents: IDocumentManager;
+  /** Where views go: the main area of Notebook 7 has room for the notebook only. */
+  readonly area: 'main' | 'down';
   readonly trans: TranslationBundle;
   readonly settings: () => ISandboxSettings;
 }
@@ -54,7 +56,7 @@ export const DESCRIBED = {
         description: 'Id of a sandbox; that of the notebook in front else'
       },
       snapshot: { type: 'string', description: 'Id of a snapshot' },
-      runtime: { type: 'string', description: 'Name of the runtime to build' },
+      runtime: { type: 'string', description: 'Name of a runtime' },
       name: { type: 'string', description: 'Name of the snapshot to take' },
       command: { type: 'string', description: 'The command to try' },
       with: {

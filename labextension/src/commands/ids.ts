@@ -25,5 +25,6 @@ export const CommandIDs = {
   annotateSnapshot: 'vsandbox:annotate-snapshot',
   removeSnapshot: 'vsandbox:delete-snapshot',
   build: 'vsandbox:build-runtime',
+  cancelBuild: 'vsandbox:cancel-build',
   addRuntime: 'vsandbox:add-runtime'
 } as const;

@@ -35,6 +35,27 @@ export function addRuntimeCommands(context: ICommandContext): void {
       })
   });
 
+  const cancellable = (runtime: unknown) => {
+    const build =
+      typeof runtime === 'string' && store.connection.kind === 'live'
+        ? buildOf(store.operations.values(), runtime)
+        : null;
+    return build?.cancellable ? build : null;
+  };
+  app.commands.addCommand(CommandIDs.cancelBuild, {
+    describedBy: DESCRIBED,
+    label: trans.__('Cancel'),
+    caption: trans.__('End the build of this runtime; nothing of it stays'),
+    isEnabled: ({ runtime }) => cancellable(runtime) !== null,
+    execute: ({ runtime }: CommandArgs) =>
+      attempt(async () => {
+        const build = cancellable(runtime);
+        if (build) {
+          await service.cancel(build.id);
+        }
+      })
+  });
+
   app.commands.addCommand(CommandIDs.addRuntime, {
     describedBy: DESCRIBED,
     label: trans.__('Add a Sandbox Runtime from a File…'),

@@ -21,6 +21,12 @@ export function addViewCommands(
   const { app, documents, service, store, trans } = context;
   const targets = new Targets(context);
 
+  const show = (content: DiffView | TrialView) => {
+    const view = new MainAreaWidget({ content });
+    app.shell.add(view, context.area, { mode: 'split-right' });
+    app.shell.activateById(view.id);
+  };
+
   app.commands.addCommand(CommandIDs.diff, {
     describedBy: DESCRIBED,
     label: args =>
@@ -55,9 +61,7 @@ export function addViewCommands(
         before ?? now,
         now
       );
-      const view = new MainAreaWidget({ content: new DiffView(model, trans) });
-      app.shell.add(view, 'main', { mode: 'split-right' });
-      app.shell.activateById(view.id);
+      show(new DiffView(model, trans));
       if (before) {
         void attempt(async () => {
           // The cells of the present are those of the file.
@@ -111,10 +115,7 @@ export function addViewCommands(
           sandbox,
           command.trim()
         );
-        const content = new TrialView(model, rendermime, trans);
-        const view = new MainAreaWidget({ content });
-        app.shell.add(view, 'main', { mode: 'split-right' });
-        app.shell.activateById(view.id);
+        show(new TrialView(model, rendermime, trans));
         await model.run();
       })
   });

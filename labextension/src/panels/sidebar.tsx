@@ -10,7 +10,7 @@ import { SandboxesSection } from './sandboxes';
 import type { IPanelContext } from './section';
 
 /** How much of the height the sections get at first. */
-const SIZES = [7, 7, 4, 2];
+const SIZES = [8, 6, 4, 2];
 
 /**
  * The sidebar: a section for the notebook in front, its history, all sandboxes and all runtimes.

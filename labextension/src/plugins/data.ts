@@ -35,18 +35,20 @@ export const model: JupyterFrontEndPlugin<ISandboxModel> = {
   id: 'jupyter-vsandbox:model',
   description: 'Knows the machine behind the notebook in front.',
   autoStart: true,
-  requires: [ISandboxStore, INotebookTracker],
+  requires: [ISandboxStore],
+  // Notebook 7 has pages without notebooks.
+  optional: [INotebookTracker],
   provides: ISandboxModel,
   activate: (
     app: JupyterFrontEnd,
     sandboxes: ISandboxStore,
-    tracker: INotebookTracker
+    tracker: INotebookTracker | null
   ) => {
     const known = new SandboxModel(sandboxes);
     const follow = () => {
-      known.context = tracker.currentWidget?.sessionContext ?? null;
+      known.context = tracker?.currentWidget?.sessionContext ?? null;
     };
-    tracker.currentChanged.connect(follow);
+    tracker?.currentChanged.connect(follow);
     follow();
     return known;
   }

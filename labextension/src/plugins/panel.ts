@@ -2,14 +2,14 @@ import type {
   JupyterFrontEnd,
   JupyterFrontEndPlugin
 } from '@jupyterlab/application';
-import { ILayoutRestorer } from '@jupyterlab/application';
+import { ILabShell, ILayoutRestorer } from '@jupyterlab/application';
 import { ICommandPalette } from '@jupyterlab/apputils';
 import { IDocumentManager } from '@jupyterlab/docmanager';
 import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import { Token } from '@lumino/coreutils';
-import type { ISandboxSettings } from '../commands';
+import type { ICommandContext, ISandboxSettings } from '../commands';
 import { addCommands, CommandIDs } from '../commands';
 import { addViewCommands } from '../commands/views';
 import { sandboxIcon } from '../components/icons';
@@ -40,7 +40,7 @@ export const commands: JupyterFrontEndPlugin<Settings> = {
     IDocumentManager,
     IRenderMimeRegistry
   ],
-  optional: [ISettingRegistry, ICommandPalette, ITranslator],
+  optional: [ILabShell, ISettingRegistry, ICommandPalette, ITranslator],
   provides: Settings,
   activate: (
     app: JupyterFrontEnd,
@@ -49,6 +49,7 @@ export const commands: JupyterFrontEndPlugin<Settings> = {
     model: ISandboxModel,
     documents: IDocumentManager,
     rendermime: IRenderMimeRegistry,
+    labShell: ILabShell | null,
     registry: ISettingRegistry | null,
     palette: ICommandPalette | null,
     translator: ITranslator | null
@@ -56,12 +57,13 @@ export const commands: JupyterFrontEndPlugin<Settings> = {
     const trans = (translator ?? nullTranslator).load('jupyter_vsandbox');
     let current = DEFAULTS;
     const settings = () => current;
-    const context = {
+    const context: ICommandContext = {
       app,
       service,
       store,
       model,
       documents,
+      area: labShell ? 'main' : 'down',
       trans,
       settings
     };

@@ -140,6 +140,8 @@ function Fold(props: {
     <button
       type="button"
       className="jp-VSandbox-fold"
+      // The row is in the tab order, and does the same.
+      tabIndex={-1}
       aria-expanded={row.open}
       onClick={() => {
         model.toggle(row.key);

@@ -118,28 +118,34 @@ function Meters({
   const { pool } = model;
   return (
     <div className="jp-VSandbox-meters">
-      <Meter
-        label={trans.__('Memory')}
-        value={usage.memory}
-        max={shape.memory}
-        scarce
-        text={trans.__('%1 of %2', bytes(usage.memory), bytes(shape.memory))}
-      />
-      <Meter
-        label={trans.__('CPU')}
-        value={usage.cpu ?? 0}
-        max={shape.vcpus}
-        text={
-          usage.cpu === null
-            ? '–'
-            : trans._n(
+      {usage.memory > 0 ? (
+        <>
+          <Meter
+            label={trans.__('Memory')}
+            value={usage.memory}
+            max={shape.memory}
+            scarce
+            text={trans.__(
+              '%1 of %2',
+              bytes(usage.memory),
+              bytes(shape.memory)
+            )}
+          />
+          {usage.cpu === null ? null : (
+            <Meter
+              label={trans.__('CPU')}
+              value={usage.cpu}
+              max={shape.vcpus}
+              text={trans._n(
                 '%2 % of %1 core',
                 '%2 % of %1 cores',
                 shape.vcpus,
                 Math.round((100 * usage.cpu) / shape.vcpus)
-              )
-        }
-      />
+              )}
+            />
+          )}
+        </>
+      ) : null}
       <Meter
         label={trans.__('Disk')}
         value={usage.disk}

@@ -70,7 +70,15 @@ function Runtime(
             {trans._n('%1 core', '%1 cores', shape.vcpus)}
           </div>
         </div>
-        {image || build ? null : (
+        {build ? (
+          <CommandButton
+            commands={commands}
+            id={CommandIDs.cancelBuild}
+            args={{ runtime: runtime.name }}
+            label={trans.__('Cancel')}
+            title={trans.__('Cancel the build of %1', runtime.display_name)}
+          />
+        ) : image ? null : (
           <CommandButton
             commands={commands}
             id={CommandIDs.build}

@@ -29,7 +29,7 @@ export function TrialBody({ model, trans }: IProps): React.ReactElement {
           {model.reason}
         </p>
       ) : null}
-      <details open={trial === null}>
+      <details open={trial === null || trial.exit_code !== 0}>
         <summary>{trans.__('What the command printed')}</summary>
         <Log label={trans.__('What the command printed')} lines={model.log} />
       </details>
