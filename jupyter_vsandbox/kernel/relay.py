@@ -100,6 +100,9 @@ class Relay:
         """What the next cell prints first, for its user to read."""
         self._epoch = 0
         self._outstanding: dict[str, _Request] = {}
+        self._question = b""
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._session = Session(key=key, signature_scheme=signature_scheme)
         self._kernel = kernel
         self._sockets: dict[str, zmq.asyncio.Socket] = {}
@@ -153,6 +156,10 @@ class Relay:
         if name == "iopub" and b"iopub_welcome" in frames[start + 2].bytes:
             return  # meant for the agent; clients get one from here
         body: list[Any] = list(frames[start + 2 :])
+        if self._question and self._question in body[1].bytes:
+            if name == "shell":
+                self._settled.set()
+            return  # nobody but the relay asked
         if self._epoch:
             # A kernel that was put back counts its messages from an earlier number again.
             header = json.loads(body[0].bytes)
@@ -166,6 +173,7 @@ class Relay:
     def forget(self) -> None:
         """The kernel that was asked is gone, and those who asked know."""
         self._outstanding.clear()
+        self._settled.set()
         self._kernel.cells_done()
 
     @property
@@ -191,6 +199,20 @@ class Relay:
         for request in self._outstanding.values():
             if not request.is_cell:
                 await self._kernel.deliver(request.channel.encode(), request.frames)
+        if not self._settled.is_set():
+            await self.hold_cells()
+
+    async def hold_cells(self) -> None:
+        """Deliver no cell until the kernel has answered a question that waits behind all that it was sent.
+
+        A kernel that fails in one cell aborts those behind it, and for a moment whatever comes. One that
+        was put back to where cells waited is about to, and the cell that a user then sends is another.
+        """
+        message = self._session.msg("kernel_info_request", content={})
+        self._question = json.dumps(message["header"]["msg_id"]).encode()
+        self._settled.clear()
+        delimiter, _, *body = self._session.serialize(message)
+        await self._kernel.deliver(b"shell", [delimiter, b"", *body])
 
     async def refuse(self, error: Exception) -> None:
         """Answer what would have been asked again with an error."""
@@ -277,7 +299,7 @@ class Relay:
             code = _code(body[3]) if header["msg_type"] == "execute_request" else ""
             request = _Request(channel, frames[:start], header, message, _due(channel, header["msg_type"]))
             try:
-                if not await self._kernel.ready_for(channel, request.kind, code):
+                if not await self._ready_for(request, code):
                     continue
             except (SandboxError, OSError) as error:
                 await self._refuse(request, error)
@@ -288,6 +310,16 @@ class Relay:
             if self.notice and request.is_cell:
                 notice, self.notice = self.notice, ""
                 await self._publish(request, "stream", {"name": "stderr", "text": f"{notice}\n"})
+
+    async def _ready_for(self, request: _Request, code: str) -> bool:
+        """See `KernelEnd.ready_for`; a cell also waits for what `hold_cells` asked, in whatever order."""
+        while True:
+            if request.is_cell:
+                await self._settled.wait()
+            if not await self._kernel.ready_for(request.channel, request.kind, code):
+                return False
+            if not request.is_cell or self._settled.is_set():
+                return True
 
     async def _welcome(self) -> None:
         """Tell each new subscriber that it will miss nothing from here on (JEP 65)."""
