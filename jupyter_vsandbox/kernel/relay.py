@@ -103,6 +103,7 @@ class Relay:
         self._question = b""
         self._settled = asyncio.Event()
         self._settled.set()
+        self._holding = False
         self._session = Session(key=key, signature_scheme=signature_scheme)
         self._kernel = kernel
         self._sockets: dict[str, zmq.asyncio.Socket] = {}
@@ -179,7 +180,7 @@ class Relay:
     @property
     def waiting(self) -> bool:
         """Whether clients wait for answers that no cell has to end for."""
-        return any(not request.is_cell for request in self._outstanding.values())
+        return self._holding or any(not request.is_cell for request in self._outstanding.values())
 
     @property
     def in_cell(self) -> bool:
@@ -315,7 +316,9 @@ class Relay:
         """See `KernelEnd.ready_for`; a cell also waits for what `hold_cells` asked, in whatever order."""
         while True:
             if request.is_cell:
+                self._holding = not self._settled.is_set()
                 await self._settled.wait()
+                self._holding = False
             if not await self._kernel.ready_for(request.channel, request.kind, code):
                 return False
             if not request.is_cell or self._settled.is_set():

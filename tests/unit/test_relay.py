@@ -223,6 +223,13 @@ async def test_a_cell_waits_until_a_kernel_that_was_put_back_has_answered(folder
             await control.send_multipart(message(session, "debug_request"))
             assert (await kernel.next())[0] == b"control"
         assert kernel.messages.empty()
+        assert relay.waiting, "a machine that falls asleep meanwhile is woken"
+        await relay.ask_again()
+        assert (await kernel.next())[0] == b"control"
+        _, asked = await kernel.next()
+        relay.from_kernel(b"shell", answer(session, parent, "kernel_info_reply", {}, b""))
+        assert kernel.messages.empty(), "that was the answer to the first question"
+        parent = {"header": session.unpack(asked[2])}
         relay.from_kernel(b"shell", answer(session, parent, "kernel_info_reply", {}, b""))
         assert cell["msg_id"].encode() in (await kernel.next())[1][3]
         assert await shell.poll(100) == 0, "the answer is nobody's but the relay's"
