@@ -17,7 +17,7 @@ setup_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-
 browser_PACKAGES := chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser labextension check check-python check-typescript test ui fidelity faults image lab demo bench wheel clean
+.PHONY: help setup browser labextension check check-python check-typescript test ui fidelity faults image lab demo compare bench wheel clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ lab: image labextension ## Open JupyterLab with the sandbox kernels
 
 demo: setup .venv ## Set everything up and run the demo notebook in a machine of its own
 	$(BIN)/python binder/demo.py
+
+compare: setup .venv ## Run cells in Python 3.9, 3.11 and 3.13 at once; builds the images that are missing
+	$(BIN)/python binder/compare.py
 
 build/kishu/installed: | .venv/installed
 	$(PYTHON) -m venv build/kishu

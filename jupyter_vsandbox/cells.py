@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import io
 from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox.domain.difference import Cell, Change, Section
 from jupyter_vsandbox.domain.errors import Permanent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -27,6 +28,30 @@ def compare(old: Path | None, new: Path | None) -> Section[Cell]:
 
     before, after = _read(old), _read(new)
     return Section(tuple(_cells(before["cells"], after["cells"], diff_notebooks(before, after))))
+
+
+def outputs_text(number: int, old: Sequence[Any], new: Sequence[Any]) -> str:
+    """What nbdime tells of the difference between the outputs of a cell; "" for none.
+
+    Args:
+        number: of the cell, from 0.
+        old: its outputs, as a notebook has them.
+        new: likewise.
+    """
+    import nbformat
+    from nbdime import diff_notebooks
+    from nbdime.prettyprint import PrettyPrintConfig, pretty_print_diff
+
+    notebooks: list[Any] = [
+        nbformat.from_dict({"cells": [{"cell_type": "code", "id": "cell", "source": "", "outputs": outputs}]})  # type: ignore[no-untyped-call]
+        for outputs in (old, new)
+    ]
+    # Other programs than this one are not to be run with what a guest has put out.
+    told = PrettyPrintConfig(out=io.StringIO(), use_git=False, use_diff=False, use_color=False)
+    for cells in diff_notebooks(*notebooks):
+        for cell in cells["diff"]:
+            pretty_print_diff(notebooks[0].cells[cell["key"]], cell["diff"], f"/cells/{number}", told)
+    return str(told.out.getvalue())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 BOOT_SECONDS = 240.0
+WARM_SECONDS = 900.0
+"""To load what a runtime warms up takes minutes where the host emulates and is busy."""
 ADOPT_SECONDS = 60.0
 POWEROFF_SECONDS = 30.0
 SYNC_SECONDS = 20.0
@@ -399,7 +401,7 @@ class Lifecycle(Access):
     async def _warm(self, endpoint: Endpoint, keys: LinkKeys) -> None:
         async with AgentLink(endpoint, keys) as link:
             await link.request("info", timeout=BOOT_SECONDS)
-            await link.request("warm", timeout=BOOT_SECONDS, load=True)
+            await link.request("warm", timeout=WARM_SECONDS, load=True)
 
     async def _make_room(self, sandbox: Sandbox, image: Image, *, keep_standbys: bool) -> None:
         """Check that the sandbox fits; machines that wait for nobody in particular give way."""

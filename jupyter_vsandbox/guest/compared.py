@@ -4,7 +4,7 @@ import difflib
 import html
 import json
 import re
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 SHOWN = 20000
 """That many characters of an output are shown; the rest is in what ``--json`` gives."""
@@ -63,9 +63,9 @@ def same(columns):  # type: (List[Dict[str, Any]]) -> bool
     return len(found) <= 1
 
 
-def changed_cells(columns):  # type: (List[Dict[str, Any]]) -> List[int]
+def changed_cells(columns):  # type: (Sequence[Mapping[str, Any]]) -> List[int]
     """The numbers, from 0, of the cells that did not put out the same everywhere."""
-    count = max(len(column["cells"]) for column in columns)
+    count = max([len(column["cells"]) for column in columns] or [0])
     changed = []
     for number in range(count):
         cells = [column["cells"][number] if number < len(column["cells"]) else None for column in columns]
@@ -170,18 +170,51 @@ def _marked(old, new):  # type: (str, str) -> Tuple[List[Tuple[str, bool]], List
     return list(zip(before, gone)), list(zip(after, come))
 
 
+def diff_html(diff):  # type: (str) -> str
+    """What nbdime tells of a difference, in its colours."""
+    colors = {"-": "#c23030", "+": "#1c8a3c", "#": "#3b6ea8"}
+    lines = []
+    for line in diff.splitlines():
+        color = colors.get(line[:1])
+        safe = html.escape(line)
+        lines.append('<span style="color:{}">{}</span>'.format(color, safe) if color else safe)
+    return '<pre class="vsandbox-diff" style="{}">{}</pre>'.format(_PRE, "\n".join(lines))
+
+
 class Comparison:
     """Shows itself in a notebook, or as text."""
 
-    def __init__(self, columns, number=0, head=""):
-        # type: (List[Dict[str, Any]], int, str) -> None
+    def __init__(self, columns):  # type: (List[Dict[str, Any]]) -> None
         self.columns = columns
-        self.number = number
-        self.head = head
 
     def _repr_html_(self):  # type: () -> str
-        head = "<p><code>{}</code></p>".format(html.escape(self.head)) if self.head else ""
-        return head + as_html(self.columns, self.number)
+        return as_html(self.columns)
 
     def __repr__(self):  # type: () -> str
-        return (self.head + "\n" if self.head else "") + as_text(self.columns, self.number)
+        return as_text(self.columns)
+
+
+class Change(Comparison):
+    """One cell of several whose outputs have changed; likewise.
+
+    Args:
+        columns: of before and after.
+        number: of the cell, from 0.
+        source: of the cell.
+        diff: what nbdime tells of it, "" if it tells nothing.
+    """
+
+    def __init__(self, columns, number, source, diff):
+        # type: (List[Dict[str, Any]], int, str, str) -> None
+        super().__init__(columns)
+        self.number = number
+        self.source = source.rstrip("\n")
+        self.diff = diff
+
+    def _repr_html_(self):  # type: () -> str
+        head = '<pre style="{}">{}</pre>'.format(_PRE, html.escape(self.source))
+        table = as_html(self.columns, self.number)
+        return head + table + (diff_html(self.diff) if self.diff else "")
+
+    def __repr__(self):  # type: () -> str
+        return "{}\n{}".format(self.source, self.diff or as_text(self.columns, self.number))

@@ -16,6 +16,7 @@ from .asking import BrokenOff, VSandboxError
 
 # In `In` the cells are as IPython has rewritten them.
 _OWN = re.compile(r"^\s*%{1,2}vsandbox\b|run_(?:line|cell)_magic\('vsandbox'", re.MULTILINE)
+_MAGICS = ("%vsandbox", "%%vsandbox")
 _SEEN = 3.0
 """Seconds for which completion remembers what there is."""
 
@@ -99,13 +100,12 @@ class Magics:
         if notes:
             raise VSandboxError(" ".join(notes))
         sources = self.cells()
-        changed = compared.changed_cells(columns)
-        for number in changed:
-            self.show(compared.Comparison(columns, number, sources[number]))
+        for each in told["changed"]:
+            self.show(compared.Change(columns, each["number"], sources[each["number"]], each["diff"]))
         print(
             "{} of {} cells put out something else after {}.\n"
             "%vsandbox keep: go on there, with that. %vsandbox discard: forget it.".format(
-                len(changed), len(sources), said.command
+                len(told["changed"]), len(sources), said.command
             )
         )
 
@@ -160,7 +160,8 @@ class Magics:
         if said.json:
             self.shell.user_ns[said.json] = columns
         if said.assert_same and not compared.same(columns):
-            raise AssertionError("The outputs differ:\n" + repr(found))
+            names = ", ".join(column["name"] for column in columns)
+            raise OutputsDiffer("The outputs of {} are not the same; they are above.".format(names))
 
     def show(self, comparison):  # type: (compared.Comparison) -> None
         """Put a comparison out."""
@@ -208,8 +209,10 @@ class Magics:
                 )
 
     def complete(self, _, event):  # type: (Any, Any) -> List[str]
-        """For the completer of IPython."""
-        return words.complete(event.text_until_cursor, self.known())
+        """For the completer of IPython before 8.6."""
+        last, found = words.complete(event.text_until_cursor, self.known())
+        # It takes a part of the last word for all of it: what follows a quotation mark, or a blank within.
+        return [word[len(last) - len(event.symbol) :] for word in found]
 
     def known(self):  # type: () -> Dict[str, List[str]]
         """The names that completion can offer."""
@@ -236,6 +239,10 @@ Magics.vsandbox.__doc__ = words.HELP
 
 class CellError(VSandboxError):
     """The cell failed where it ran; its traceback is above."""
+
+
+class OutputsDiffer(VSandboxError, AssertionError):
+    """A comparison that was to find no difference has found one."""
 
 
 def status_text(told):  # type: (Dict[str, Any]) -> str
@@ -300,8 +307,26 @@ def _row(part, row):  # type: (str, Dict[str, Any]) -> str
 def register(shell, magics):  # type: (Any, Any) -> None
     """Make the magics, their help and their completion known to a shell."""
     shell.register_magic_function(magics.vsandbox, "line_cell", "vsandbox")
-    for key in ("%vsandbox", "%%vsandbox"):
-        shell.set_hook("complete_command", magics.complete, str_key=key)
+    try:
+        from IPython.core.completer import SimpleCompletion
+
+        matchers = shell.Completer.custom_matchers
+    except (ImportError, AttributeError):
+        for key in _MAGICS:
+            shell.set_hook("complete_command", magics.complete, str_key=key)
+        return
+
+    def match(context):  # type: (Any) -> Dict[str, Any]
+        line = context.text_until_cursor
+        if line.lstrip().partition(" ")[0] not in _MAGICS or not line.lstrip().partition(" ")[1]:
+            return {"completions": []}
+        last, found = words.complete(line, magics.known())
+        offered = [SimpleCompletion(text=word, type="magic") for word in found]
+        return {"completions": offered, "matched_fragment": last, "suppress": True, "ordered": True}
+
+    match.matcher_api_version = 2  # type: ignore[attr-defined]
+    match.matcher_identifier = "vsandbox"  # type: ignore[attr-defined]
+    matchers.append(match)
 
 
 def load_ipython_extension(shell):  # type: (Any) -> None

@@ -37,7 +37,7 @@ class Panel:
         import ipywidgets
 
         state = ipywidgets.HTML()
-        name = ipywidgets.Text(placeholder="name of a snapshot or fork")
+        name = ipywidgets.Combobox(placeholder="name of a snapshot or fork")
         said = ipywidgets.Output()
 
         def refresh():  # type: () -> None
@@ -45,6 +45,7 @@ class Panel:
 
             try:
                 text = self.text()
+                name.options = [each["name"] for each in self._magics.ask("history")]
             except VSandboxError as error:
                 text = str(error)
             state.value = "<pre style='margin:0'>{}</pre>".format(html.escape(text))

@@ -247,12 +247,13 @@ class Serving:
         self.asked.clear()
 
     def kernel_status(self):  # type: () -> Dict[str, Any]
-        """Whether the kernel lives; its exit status and last words if not."""
+        """Whether the kernel lives, and how many cells it owes; exit status and last words if not."""
         if self.kernel is None:
             return {"alive": False, "returncode": None, "log": ""}
         returncode = self.kernel.returncode()
         if returncode is None:
-            return {"alive": True, "returncode": None, "pid": self.kernel.process.pid, "log": ""}
+            alive = {"alive": True, "returncode": None, "pid": self.kernel.process.pid, "log": ""}
+            return dict(alive, cells=self.kernel.cells)
         return {"alive": False, "returncode": returncode, "log": self.kernel.log_tail()}
 
     def poweroff(self):  # type: () -> Dict[str, Any]

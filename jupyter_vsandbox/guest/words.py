@@ -2,9 +2,12 @@
 
 import argparse
 import shlex
-from typing import Any, Dict, List, NoReturn, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 from .asking import VSandboxError
+
+if TYPE_CHECKING:
+    from typing import NoReturn  # not in the first releases of 3.6
 
 HELP = """\
 Snapshots, rollback and forks of the machine that this notebook runs in.
@@ -114,25 +117,50 @@ def read(line, cell=False):  # type: (str, bool) -> argparse.Namespace
         raise VSandboxError("{0} takes a cell: begin it with %%vsandbox {0}".format(words[0]))
     if words and words[0] in VERBS and cell:
         raise VSandboxError("{0} takes no cell: %vsandbox {0}".format(words[0]))
+    if words and words[0] not in (CELL_VERBS if cell else VERBS):
+        magic, there = ("%%vsandbox", CELL_VERBS) if cell else ("%vsandbox", VERBS)
+        raise VSandboxError("There is no {} {}. There is: {}.".format(magic, words[0], ", ".join(there)))
     found = parser(cell).parse_args(words)
     if getattr(found, "json", "") and not found.json.isidentifier():
         raise VSandboxError("--json {!r} cannot be a variable's name.".format(found.json))
     return found
 
 
-def complete(line, known):  # type: (str, Dict[str, List[str]]) -> List[str]
-    """The words that may come next in a line that is just being written.
+def complete(line, known):  # type: (str, Dict[str, List[str]]) -> Tuple[str, List[str]]
+    """What is there of the last word of a line that is just being written, and what it may become.
 
     Args:
         line: up to the cursor.
         known: names of ``snapshots``, ``forks``, ``runtimes`` and ``variables``.
     """
     magic, _, rest = line.lstrip().partition(" ")
-    words = rest.split(" ")
-    before, last = words[:-1], words[-1]
-    cell = magic.startswith("%%")
-    first = CELL_VERBS if cell else VERBS
-    return [word for word in (_arguments(before, known) if before else first) if word.startswith(last)]
+    words, quote, last = _split(rest)
+    if not words:
+        first = CELL_VERBS if magic.startswith("%%") else VERBS
+    else:
+        offered = _arguments(words, known)
+        first = [word + quote if quote else _quoted(word) for word in offered]
+    return last, [word for word in first if word.startswith(last)]
+
+
+def _split(rest):  # type: (str) -> Tuple[List[str], str, str]
+    """The whole words, the quotation mark that is open, "" for none, and what is there of the last word."""
+    words, quote, last = [], "", ""  # type: List[str], str, str
+    for character in rest:
+        if quote:
+            quote, last = ("", last) if character == quote else (quote, last + character)
+        elif character in "'\"":
+            quote = character
+        elif character == " ":
+            words += [last] if last else []
+            last = ""
+        else:
+            last += character
+    return words, quote, last
+
+
+def _quoted(word):  # type: (str) -> str
+    return '"{}"'.format(word) if " " in word else word
 
 
 def _arguments(before, known):  # type: (List[str], Dict[str, List[str]]) -> List[str]

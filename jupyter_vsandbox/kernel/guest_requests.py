@@ -20,7 +20,7 @@ from jupyter_vsandbox.domain import difference
 from jupyter_vsandbox.domain.errors import Conflict, InvalidRequest, NotFound, SandboxError, Transient
 from jupyter_vsandbox.domain.model import State
 from jupyter_vsandbox.guest.protocol import MAX_ASKING
-from jupyter_vsandbox.kernel import comparison, guest_wire
+from jupyter_vsandbox.kernel import changes, comparison, guest_wire
 from jupyter_vsandbox.kernel.guest_wire import number as number_of
 from jupyter_vsandbox.kernel.runner import Runner
 from jupyter_vsandbox.runtimes import build
@@ -289,12 +289,15 @@ class GuestRequests:
         done = False
         try:
             task = comparison.Task(request.cells, request.seconds)
-            columns = await comparison.in_fork(self._service, fork, request.command, task)
-            done = not any(column.note for column in columns)
+            ran = await comparison.in_fork(self._service, fork, request.command, task)
+            columns = [comparison.column_dict(column) for column in ran]
+            whole = not any(column.note for column in ran)
+            changed = await changes.told(columns) if whole else []
+            done = whole
         finally:
             if not done:
                 await self._service.delete(fork.id)
-        return {"columns": [comparison.column_dict(column) for column in columns], "kept": done}
+        return {"columns": columns, "changed": changed}
 
 
 def _failed(error: SandboxError) -> str:

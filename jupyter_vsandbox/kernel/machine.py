@@ -132,6 +132,8 @@ class KernelMachine:
                     if self._relay is not None:
                         self._relay.forget()
                     await self._request("start_kernel", **process, timeout=ANSWER_SECONDS)
+                else:
+                    await self._hold_cells_behind(status)
                 self.returncode = None
                 self._ending = False
                 self._exited.clear()
@@ -453,6 +455,7 @@ class KernelMachine:
                     if self._relay is not None:
                         await self._relay.rewound()
                     if status["alive"]:
+                        await self._hold_cells_behind(status)
                         self._connected.set()
                         self._idle.start()
                         continue
@@ -465,6 +468,11 @@ class KernelMachine:
                     return
             self._exit(MACHINE_LOST, f"its machine ended: {last_words}")
             return
+
+    async def _hold_cells_behind(self, status: Mapping[str, Any]) -> None:
+        """Where cells wait in the kernel that were sent in another life of its machine, or of its origin."""
+        if self._relay is not None and status.get("cells", 0) > 1:
+            await self._relay.hold_cells()
 
     def _fall_asleep(self) -> None:
         self._asleep.set()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from jupyter_vsandbox.config import load_settings
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.errors import SandboxError
+from jupyter_vsandbox.guest import words
 from jupyter_vsandbox.guest.asking import VSandboxError
 from jupyter_vsandbox.guest.magics import Magics, register
-from jupyter_vsandbox.guest.words import columns
 from jupyter_vsandbox.kernel import comparison, guest_wire
 from jupyter_vsandbox.kernel.engine import Engine
 from jupyter_vsandbox.runtimes import build
@@ -30,6 +30,18 @@ class NativeMagics(Magics):
         super().__init__(shell)
         self.ask = self._ask
 
+    def vsandbox(self, line: str, cell: str | None = None) -> Any:  # noqa: ANN401 - as it is there
+        """Replaced by `words.HELP` below."""
+        said = words.read(line, cell is not None)
+        compares = said.verb == "compare" and not said.command
+        if not compares and said.verb not in (None, "status"):
+            verb = "compare --fork" if said.verb == "compare" else said.verb
+            raise VSandboxError(
+                f"{verb} needs a notebook that runs in a sandbox: "
+                "choose a kernel with '(sandbox)' in its name."
+            )
+        return super().vsandbox(line, cell)
+
     def panel(self) -> None:
         """What there is, as text: this kernel has nothing that buttons could do."""
         self._status(None)
@@ -38,18 +50,16 @@ class NativeMagics(Magics):
         told = self._ask("status")
         print("This kernel runs on the host, in no sandbox. Runtimes:", ", ".join(told["runtimes"]) or "none")  # noqa: T201 - a magic's output
         if told["sandboxes"]:
-            print(columns(told["sandboxes"], ("ID", "RUNTIME", "STATE", "NAME")))  # noqa: T201
+            print(words.columns(told["sandboxes"], ("ID", "RUNTIME", "STATE", "NAME")))  # noqa: T201
 
     def _ask(self, verb: str, **args: Any) -> Any:  # noqa: ANN401 - as `asking.ask`
-        if verb not in ("compare", "status") or args.get("command"):
-            raise VSandboxError(
-                f"{'compare --fork' if verb == 'compare' else verb} needs a notebook that runs in a sandbox: "
-                "choose a kernel with '(sandbox)' in its name."
-            )
         try:
             return Engine.instance().wait(_answer(guest_wire.request({"verb": verb, "args": args})))
         except SandboxError as error:
             raise VSandboxError(str(error)) from None
+
+
+NativeMagics.vsandbox.__doc__ = words.HELP
 
 
 async def _answer(request: guest_wire.Request) -> dict[str, Any]:

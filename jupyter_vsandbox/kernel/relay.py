@@ -136,6 +136,10 @@ class Relay:
         self._kernel_info: dict[str, Any] | None = None
         self._outstanding: dict[str, _Request] = {}
         self._widget_comms: set[str] = set()
+        self._question = b""
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._holding = False
         self._session = Session(key=key, signature_scheme=signature_scheme)
         self._kernel = kernel
         self._sockets: dict[str, zmq.asyncio.Socket] = {}
@@ -189,6 +193,10 @@ class Relay:
         if name == "iopub" and b"iopub_welcome" in frames[start + 2].bytes:
             return  # meant for the agent; clients get one from here
         body: list[Any] = list(frames[start + 2 :])
+        if self._question and self._question in body[1].bytes:
+            if name == "shell":
+                self._settled.set()
+            return  # nobody but the relay asked
         if self._epoch:
             # A kernel that was put back counts its messages from an earlier number again.
             header = json.loads(body[0].bytes)
@@ -206,12 +214,14 @@ class Relay:
     def forget(self) -> None:
         """The kernel that was asked is gone, and those who asked know."""
         self._outstanding.clear()
+        self._settled.set()
         self._kernel.cells_done()
 
     @property
     def waiting(self) -> bool:
         """Whether somebody waits for an answer that no cell has to end for."""
-        return any(not (request.is_cell or request.passive) for request in self._outstanding.values())
+        asked = (each for each in self._outstanding.values() if not (each.is_cell or each.passive))
+        return self._holding or any(asked)
 
     @property
     def in_cell(self) -> bool:
@@ -231,6 +241,20 @@ class Relay:
         for request in self._outstanding.values():
             if not request.is_cell:
                 await self._kernel.deliver(request.channel.encode(), request.frames)
+        if not self._settled.is_set():
+            await self.hold_cells()
+
+    async def hold_cells(self) -> None:
+        """Deliver no cell until the kernel has answered a question that waits behind all that it was sent.
+
+        A kernel that fails in one cell aborts those behind it, and for a moment whatever comes. One that
+        was put back to where cells waited is about to, and the cell that a user then sends is another.
+        """
+        message = self._session.msg("kernel_info_request", content={})
+        self._question = json.dumps(message["header"]["msg_id"]).encode()
+        self._settled.clear()
+        delimiter, _, *body = self._session.serialize(message)
+        await self._kernel.deliver(b"shell", [delimiter, b"", *body])
 
     async def refuse(self, error: Exception) -> None:
         """Answer what would have been asked again with an error."""
@@ -325,7 +349,7 @@ class Relay:
             passive = kind in PASSIVE or self._is_of_widgets(kind, body[3])
             request = _Request(channel, frames[:start], header, message, _due(channel, kind), passive)
             try:
-                delivery = await self._kernel.ready_for(kind, code, passive=passive)
+                delivery = await self._delivery(request, code)
             except (SandboxError, OSError) as error:
                 await self._refuse(request, error)
                 continue
@@ -357,6 +381,17 @@ class Relay:
         if kind == "comm_close":
             self._widget_comms.discard(comm)
         return known
+
+    async def _delivery(self, request: _Request, code: str) -> Delivery:
+        """See `KernelEnd.ready_for`; a cell also waits for what `hold_cells` asked, in whatever order."""
+        while True:
+            if request.is_cell:
+                self._holding = not self._settled.is_set()
+                await self._settled.wait()
+                self._holding = False
+            delivery = await self._kernel.ready_for(request.kind, code, passive=request.passive)
+            if delivery is not Delivery.NOW or not request.is_cell or self._settled.is_set():
+                return delivery
 
     async def _welcome(self) -> None:
         """Tell each new subscriber that it will miss nothing from here on (JEP 65)."""

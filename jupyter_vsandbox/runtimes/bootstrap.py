@@ -33,6 +33,7 @@ _TOOLS = {
     "unshare": "util-linux",
     "setpriv": "util-linux",
 }
+_CAP_SYS_ADMIN = 21
 _ROOTLESS_TOOLS = {"newuidmap": "uidmap"}
 _NOT_INSTALLED = (
     "path-exclude=/usr/share/man/*",
@@ -100,6 +101,15 @@ def require_tools() -> None:
         )
 
 
+def may_mount() -> bool:
+    """Whether this process is root with all its rights: in most containers root may mount nothing."""
+    if os.geteuid() != 0:
+        return False
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    capabilities = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return capabilities is not None and bool(int(capabilities[1], 16) >> _CAP_SYS_ADMIN & 1)
+
+
 def scratch(folder: Path) -> Path:
     """Where mmdebstrap may unpack the system: in the build's own `folder` where that is possible.
 
@@ -133,14 +143,22 @@ def command(
     """
     folder = payload.BUILD_FOLDER
     disk = f"/proc/self/fd/{disk_fd}"
-    # A bind mount does not show what is mounted inside (/proc, /sys, /dev).
-    make_disk = (
-        'set -e; mount --bind "$1" "$1/mnt"; '
+    root = os.geteuid() == 0
+    mounts = may_mount() or not root
+    # A bind mount does not show what is mounted inside (/proc, /sys, /dev); where nothing can be, nothing is.
+    look = (
+        'mount --bind "$1" "$1/mnt"; '
         'for folder in tmp run; do mount -t tmpfs -o mode=1777 none "$1/mnt/$folder"; done; '
-        'chmod 0755 "$1/mnt/run"; '
-        f"MKE2FS_CONFIG=/proc/self/fd/8 mke2fs -q -F -t ext4 -L {DISK_LABEL} -m 0 -J size=32 "
-        f'-d "$1/mnt" {disk} {recipe.machine.disk // 1024}k'
+        'chmod 0755 "$1/mnt/run"; system="$1/mnt"; '
+        if mounts
+        else 'rm -rf "$1"/tmp/* "$1"/run/*; system="$1"; '
     )
+    make_disk = (
+        f"set -e; {look}"
+        f"MKE2FS_CONFIG=/proc/self/fd/8 mke2fs -q -F -t ext4 -L {DISK_LABEL} -m 0 -J size=32 "
+        f'-d "$system" {disk} {recipe.machine.disk // 1024}k'
+    )
+    apart = "exec unshare --mount" if mounts else "exec"
     keep_config = f'exec 8<"$1{folder}/mke2fs.conf"; chroot "$1" sh {folder}/seal.sh; '
     hooks = [
         ("essential", f"tar-in {shlex.quote(str(outputs.part('early.tar')))} /"),
@@ -154,16 +172,16 @@ def command(
                 *(f"{folder}/{name}.txt" for name in ("system", "python", "kernel")),
             )
         ),
-        ("customize", f'set -e; {keep_config}exec unshare --mount sh -c {shlex.quote(make_disk)} sh "$1"'),
+        ("customize", f'set -e; {keep_config}{apart} sh -c {shlex.quote(make_disk)} sh "$1"'),
     ]
-    prefix = ["setpriv", "--pdeathsig", "KILL" if os.geteuid() == 0 else "TERM", "--"]
-    if os.geteuid() == 0:
+    prefix = ["setpriv", "--pdeathsig", "KILL" if root and mounts else "TERM", "--"]
+    if root and mounts:
         # However it ends, no process and no mount of the build is left on the host.
         prefix += ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
     return [
         *prefix,
         "mmdebstrap",
-        f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        f"--mode={'root' if root else 'unshare'}",
         "--variant=apt",
         "--format=null",
         "--verbose",

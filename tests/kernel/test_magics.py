@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import socket
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
 from jupyter_vsandbox.domain.model import State
@@ -18,6 +20,8 @@ from jupyter_vsandbox.settings import Settings
 from tests.kernel.conftest import RUNTIME, START_SECONDS, Kernel, StartKernel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.conftest import Home, Until
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(1200)]
@@ -89,8 +93,7 @@ def test_a_snapshot_is_taken_at_the_end_of_its_cell_and_what_waited_behind_it_do
     kernel.run("y = 'not there yet'")
     content, _ = reply(kernel, "%vsandbox rollback first\nx = 'not reached'")
     assert content["status"] == "aborted"
-    # The kernel that was put back aborts what waited for it then, and for a moment whatever comes.
-    kernel.client.kernel_info(reply=True, timeout=START_SECONDS)
+    # The kernel that was put back aborts what waited for it then, and nothing that comes after.
     assert kernel.value("[x, 'y' in globals()]") == [2, False]
     assert "before-rollback-1" in kernel.run("%vsandbox history")
     content, _ = reply(kernel, "%vsandbox snapshot first")
@@ -99,6 +102,36 @@ def test_a_snapshot_is_taken_at_the_end_of_its_cell_and_what_waited_behind_it_do
     assert content["status"] == "ok", content
     assert "~ x (int)" in text
     assert "+ y (" in text
+
+
+def test_help_and_completion_know_what_there_is(kernel: Kernel) -> None:
+    for question in ("%vsandbox?", "%%vsandbox?"):
+        content, _ = reply(kernel, question)
+        assert "%vsandbox rollback NAME" in content["payload"][0]["data"]["text/plain"]
+    kernel.run('%vsandbox snapshot "with a blank"')
+    for line, words in {
+        "%vsandbox sn": ["snapshot"],
+        "%%vsandbox compare python-3.1": [RUNTIME],
+        '%vsandbox rollback "with': ['with a blank"'],
+    }.items():
+        answer = kernel.client.complete(line, len(line), reply=True, timeout=START_SECONDS)["content"]
+        assert set(words) <= set(answer["matches"])
+        assert all(word.startswith(line[answer["cursor_start"] :]) for word in answer["matches"])
+
+
+def test_buttons_of_the_panel_do_what_they_say(kernel: Kernel) -> None:
+    shown: list[dict[str, Any]] = []
+    kernel.client.execute_interactive("%vsandbox", timeout=COMPARE_SECONDS, output_hook=shown.append)
+    data = next(m["content"]["data"] for m in shown if m["msg_type"] == "execute_result")
+    assert "%vsandbox? shows what can be done" in data["text/plain"]
+    assert "application/vnd.jupyter.widget-view+json" in data
+    states = [m["content"] for m in shown if m["msg_type"] == "comm_open"]
+    buttons = {each["data"]["state"].get("description"): each["comm_id"] for each in states}
+    assert {"Snapshot", "Roll back", "Fork", "Hibernate", "Refresh"} <= set(buttons)
+    before = len(kernel.run("%vsandbox history").splitlines())
+    click = {"comm_id": buttons["Snapshot"], "data": {"method": "custom", "content": {"event": "click"}}}
+    kernel.client.shell_channel.send(kernel.client.session.msg("comm_msg", click))
+    assert len(kernel.run("%vsandbox history").splitlines()) == before + 1
 
 
 def test_a_fork_runs_cells_of_its_own(kernel: Kernel) -> None:
@@ -141,12 +174,27 @@ def test_runtimes_differ(kernel: Kernel, old_image: str) -> None:
     ]
     assert kernel.value("[column['versions']['python'][:4] for column in found]") == ["3.9.", "3.11"]
     assert kernel.value("found[1]['cells'][0]['outputs'][0]['text']") == "hello\n41\n"
-    content, _ = reply(
+    content, text = reply(
         kernel, f"%%vsandbox compare {OLD} {RUNTIME} --assert-same\nimport sys\nsys.version_info[1]"
     )
-    assert content["ename"] == "AssertionError"
-    content, _ = reply(kernel, line + "\nprint(1)\nobject()")
-    assert content["status"] == "ok"
+    assert "! 11" in text
+    assert [content["ename"], len(content["traceback"])] == ["OutputsDiffer", 1]
+    assert f"outputs of {OLD}, {RUNTIME} are not the same" in content["evalue"]
+
+
+def test_a_kernel_of_the_host_compares(home: Home) -> None:
+    others = len(home.records())
+    manager, client = start_new_kernel(kernel_name="python3", stderr=subprocess.DEVNULL)
+    try:
+        kernel = Kernel(home, manager, client)
+        kernel.run("%load_ext jupyter_vsandbox")
+        line = f"%%vsandbox compare {RUNTIME} --json found\nimport os\nos.path.exists('/etc/vsandbox')"
+        assert reply(kernel, line)[1].endswith("  True")
+        assert "no sandbox. Runtimes:" in kernel.run("%vsandbox")
+        assert len(home.records()) == others
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 def test_cells_behave_in_a_comparison_as_they_would_alone(kernel: Kernel) -> None:
@@ -160,43 +208,83 @@ def test_cells_behave_in_a_comparison_as_they_would_alone(kernel: Kernel) -> Non
     assert "kernel died" in text
 
 
-def test_an_interrupt_ends_a_comparison_and_removes_its_sandboxes(kernel: Kernel, until: Until) -> None:
+def endless(port: int, *runtimes: str) -> str:
+    """A comparison that never ends; each of its sandboxes calls a port of this host when it has begun."""
+    call = f"import socket\nsocket.create_connection(('10.0.2.2', {port}))"
+    return f"%%vsandbox compare {' '.join(runtimes)}\n{call}\nwhile True: pass"
+
+
+@pytest.fixture
+def called() -> Iterator[socket.socket]:
+    """Hears who calls."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(COMPARE_SECONDS)
+        yield server
+
+
+def test_an_interrupt_ends_a_comparison_and_removes_its_sandboxes(
+    kernel: Kernel, old_image: str, called: socket.socket, until: Until
+) -> None:
     others = len(kernel.home.records())
-    kernel.client.execute(f"%%vsandbox compare {RUNTIME}\nwhile True: pass")
-    until(lambda: len(kernel.home.records()) == others + 1, 60)
-    time.sleep(1)  # it may have begun by then, or not: either must end
+    kernel.client.execute(endless(called.getsockname()[1], OLD, RUNTIME))
+    for _ in (OLD, RUNTIME):
+        called.accept()[0].close()
+    assert len(kernel.home.records()) == others + 2
     kernel.manager.interrupt_kernel()
     content = kernel.client.get_shell_msg(timeout=START_SECONDS)["content"]
     assert content["ename"] == "KeyboardInterrupt"
     until(lambda: len(kernel.home.records()) == others, 60)
 
 
-def test_a_kernel_that_dies_takes_its_comparison_along(start_kernel: StartKernel, until: Until) -> None:
+def test_a_kernel_that_dies_takes_its_comparison_along(
+    start_kernel: StartKernel, called: socket.socket, until: Until
+) -> None:
     kernel = start_kernel()
     others = len(kernel.home.records())
-    kernel.client.execute(f"%%vsandbox compare {RUNTIME}\nwhile True: pass")
-    until(lambda: len(kernel.home.records()) == others + 1, 60)
+    kernel.client.execute(endless(called.getsockname()[1], RUNTIME))
+    called.accept()[0].close()
     kernel.manager.shutdown_kernel(now=True)
     until(lambda: len(kernel.home.records()) == others - 1, 60)
 
 
-def test_an_upgrade_is_tried_and_kept(start_kernel: StartKernel) -> None:
+def test_a_command_is_compared_tried_discarded_kept_and_undone(start_kernel: StartKernel) -> None:
     kernel = start_kernel()
     others = len(kernel.home.records())
     kernel.run("import packaging\nprint(packaging.__version__)")
     kernel.run("y = 6 * 7\nprint(y)")
-    content, text = reply(kernel, "%vsandbox try pip install -q packaging==22.0", 600)
+    upgrade = "pip install -q packaging==22.0"
+    line = f'%%vsandbox compare --fork "{upgrade}" --json found'
+    content, text = reply(kernel, line + "\nimport packaging\npackaging.__version__", 600)
     assert content["status"] == "ok", content
-    assert "22.0" in text
+    assert "! '22.0'" in text
+    names = kernel.value("[column['name'] for column in found]")
+    assert names == ["as it is", f"after {upgrade}"]
+    assert kernel.value("found[1]['versions']['packaging']") == "22.0"
+
+    content, text = reply(kernel, "%vsandbox try echo nothing", 600)
+    assert "0 of 2 cells" in text, content
+    assert len(kernel.home.records()) == others + 1
+    assert "nothing has changed" in reply(kernel, "%vsandbox discard")[1]
+    assert len(kernel.home.records()) == others
+    content, _ = reply(kernel, "%vsandbox keep")
+    assert "no fork 'try'" in content["evalue"]
+
+    content, text = reply(kernel, f"%vsandbox try {upgrade}", 600)
+    assert content["status"] == "ok", content
+    assert "## modified /cells/0/outputs/0/text:" in text
+    assert "+  22.0" in text
     assert "1 of 2 cells" in text
     assert kernel.value("packaging.__version__") != "22.0"
     assert reply(kernel, "%vsandbox keep", 120)[0]["status"] == "aborted"
     assert kernel.value("[packaging.__version__, y]") == ["22.0", 42]
     assert len(kernel.home.records()) == others  # its fork is gone
 
+    assert reply(kernel, "%vsandbox reset\nz = 1", 120)[0]["status"] == "aborted"
+    assert kernel.value("packaging.__version__", "import packaging") != "22.0"
+    assert kernel.value("'y' in globals()") is False
 
-@pytest.mark.parametrize("name", ["magics", "compare"])
-def test_notebook_that_shows_the_magics(home: Home, old_image: str, name: str) -> None:
-    path = Path(__file__).parents[2] / "binder" / f"{name}.ipynb"
+
+def test_notebook_that_shows_the_magics(home: Home) -> None:
+    path = Path(__file__).parents[2] / "binder" / "magics.ipynb"
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, kernel_name=spec_name(RUNTIME)).execute()

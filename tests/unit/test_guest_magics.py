@@ -10,6 +10,9 @@ import types
 from pathlib import Path
 
 import pytest
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from jupyter_vsandbox.guest import asking, compared, door, magics, protocol, words
 from jupyter_vsandbox.guest.asking import BrokenOff, VSandboxError
@@ -35,7 +38,8 @@ def test_words_are_read():
 @pytest.mark.parametrize(
     ("line", "cell", "complaint"),
     [
-        ("nonsense", False, "invalid choice"),
+        ("nonsense", False, "no %vsandbox nonsense"),
+        ("nonsense", True, "no %%vsandbox nonsense"),
         ("rollback", False, "required: NAME"),
         ("rollback a --memory", False, "unrecognized arguments"),
         ("snapshot 'a", False, "No closing quotation"),
@@ -61,14 +65,42 @@ def test_every_verb_is_in_the_help_and_has_its_method():
     assert magics.Magics.vsandbox.__doc__ == words.HELP
 
 
-def test_completion_offers_what_may_come():
-    known = {"snapshots": ["first"], "forks": ["f"], "runtimes": ["python-3.9"], "variables": ["df"]}
-    assert words.complete("%vsandbox s", known) == ["status", "snapshot"]
-    assert words.complete("%vsandbox rollback f", known) == ["first"]
-    assert words.complete("%vsandbox snapshot --n", known) == ["--note"]
-    assert words.complete("%%vsandbox in ", known) == ["f", "--timeout"]
-    assert words.complete("%%vsandbox compare py", known) == ["python-3.9"]
-    assert words.complete("%%vsandbox compare python-3.9 --with d", known) == ["df"]
+@pytest.mark.parametrize(
+    ("typed", "last", "offered"),
+    [
+        ("%vsandbox s", "s", ["status", "snapshot"]),
+        ("%vsandbox snapshot --n", "--n", ["--note"]),
+        ("%vsandbox rollback ", "", ['"before the upgrade"', "first", "--cells"]),
+        ("%vsandbox  rollback f", "f", ["first"]),
+        ('%vsandbox rollback "', "", ['before the upgrade"', 'first"', '--cells"']),
+        ('%vsandbox rollback "bef', "bef", ['before the upgrade"']),
+        ("%vsandbox rollback 'before the up", "before the up", ["before the upgrade'"]),
+        ('%vsandbox diff "before the upgrade" f', "f", ["first"]),
+        ("%%vsandbox c", "c", ["compare"]),
+        ("%%vsandbox in ", "", ["f", "--timeout"]),
+        ("%%vsandbox compare py", "py", ["python-3.9"]),
+        ("%%vsandbox compare python-3.9 --with d", "d", ["df"]),
+    ],
+)
+def test_completion_offers_what_may_come(typed, last, offered):
+    known = {"snapshots": ["before the upgrade", "first"], "forks": ["f"]}
+    known |= {"runtimes": ["python-3.9"], "variables": ["df"]}
+    assert words.complete(typed, known) == (last, offered)
+
+
+def test_completion_fits_both_kinds_of_ipython(tmp_path, monkeypatch):
+    one = magics.Magics(Shell())
+    one.known = lambda: {"snapshots": ["before the upgrade"]}
+    line = "%vsandbox rollback 'before the up"
+    # What IPython before 8.6 takes for the last word.
+    event = types.SimpleNamespace(text_until_cursor=line, symbol="up")
+    assert one.complete(None, event) == ["upgrade'"]
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    magics.register(shell, one)
+    with provisionalcompleter():
+        found = {c.text: (c.start, c.end) for c in shell.Completer.completions(line, len(line))}
+    assert found == {"before the upgrade'": (line.index("before"), len(line))}
 
 
 def column(name, *outputs, status="ok", note="", **versions):
@@ -102,6 +134,28 @@ def test_addresses_and_counters_are_no_difference():
     assert not compared.same([column("a", first), column("b", note="no memory")])
     assert compared.changed_cells([column("a", first), column("b", second)]) == []
     assert compared.changed_cells([column("a", first), column("b", stream("x"))]) == [0]
+
+
+def test_a_changed_cell_is_shown_with_what_nbdime_tells():
+    columns = [column("as it is", stream("<1>\n")), column("after it", stream("<2>\n"))]
+    diff = "## modified /cells/0/outputs/0/text:\n-  <1>\n+  <2>\n"
+    change = compared.Change(columns, 0, "print(x)\n", diff)
+    assert repr(change) == "print(x)\n" + diff
+    shown = change._repr_html_()
+    assert "print(x)</pre><table" in shown
+    assert '<span style="color:#c23030">-  &lt;1&gt;</span>' in shown
+    assert "! <2>" in repr(compared.Change(columns, 0, "print(x)", ""))
+
+
+def test_a_comparison_that_must_find_no_difference_fails_without_a_traceback():
+    one = magics.Magics(Shell())
+    one.show = lambda _: None
+    one.ask = lambda verb, **_: {"columns": [column("a", stream("1")), column("b", stream(verb))]}
+    with pytest.raises(AssertionError) as caught:
+        one.vsandbox("compare a b --assert-same", "1")
+    assert caught.value._render_traceback_() == [
+        "OutputsDiffer: The outputs of a, b are not the same; they are above."
+    ]
 
 
 def test_rich_outputs_errors_and_floods_are_shown():

@@ -211,6 +211,43 @@ async def test_a_cell_that_a_rollback_cut_off_is_answered_as_aborted(folder):
     assert kernel.dones == 1
 
 
+async def test_a_cell_waits_until_a_kernel_that_was_put_back_has_answered(folder):
+    session = Session(key=KEY)
+    async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
+        await relay.rewound()
+        await relay.hold_cells()
+        _, asked = await kernel.next()
+        parent = {"header": session.unpack(asked[2])}
+        assert parent["header"]["msg_type"] == "kernel_info_request"
+        cell = session.msg("execute_request", {})
+        await shell.send_multipart(session.serialize(cell))
+        async with client(relay, "control", b"two") as control:
+            # What is no cell goes on meanwhile; and when it has arrived, the cell has as well.
+            await control.send_multipart(message(session, "debug_request"))
+            assert (await kernel.next())[0] == b"control"
+        assert kernel.messages.empty()
+        assert relay.waiting, "a machine that falls asleep meanwhile is woken"
+        await relay.ask_again()
+        assert (await kernel.next())[0] == b"control"
+        _, asked = await kernel.next()
+        relay.from_kernel(b"shell", answer(session, parent, "kernel_info_reply", {}, b""))
+        assert kernel.messages.empty(), "that was the answer to the first question"
+        parent = {"header": session.unpack(asked[2])}
+        relay.from_kernel(b"shell", answer(session, parent, "kernel_info_reply", {}, b""))
+        assert cell["msg_id"].encode() in (await kernel.next())[1][3]
+        assert await shell.poll(100) == 0, "the answer is nobody's but the relay's"
+
+
+async def test_a_kernel_that_is_gone_holds_no_cell(folder):
+    session = Session(key=KEY)
+    async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
+        await relay.hold_cells()
+        await kernel.next()
+        relay.forget()
+        await shell.send_multipart(message(session))
+        assert b"execute_request" in (await kernel.next())[1][3]
+
+
 async def test_a_question_that_a_rollback_cut_off_is_asked_again(folder):
     sent, (channel, frames), _ = await _ask(folder, "complete_request")
     assert channel == b"shell"

@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,11 +68,32 @@ def test_an_ordinary_user_builds_in_a_user_namespace(
     uid: int, mode: str, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(bootstrap, "may_mount", lambda: uid == 0)
     argv = command(tiny)
     assert f"--mode={mode}" in argv
     assert ("--kill-child" in argv) == (uid == 0)
     assert (bootstrap.scratch(tmp_path) == tmp_path / "tmp") == (uid == 0)
     assert bootstrap.scratch(tmp_path / "with blank") == Path("/var/tmp")
+
+
+def test_root_of_a_container_builds_without_mounting_anything(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for rights in (True, False):
+        monkeypatch.setattr(bootstrap, "may_mount", lambda rights=rights: rights)
+        argv = command(tiny)
+        assert "--mode=root" in argv
+        assert ("unshare" in argv) == rights
+        hook = next(option for option in argv if "mke2fs" in option)
+        assert ("mount --bind" in hook) == ("unshare --mount" in hook) == rights
+
+
+def test_who_may_not_mount_is_known_by_its_capabilities() -> None:
+    ask = "from jupyter_vsandbox.runtimes import bootstrap; print(bootstrap.may_mount())"
+    drop = ["setpriv", "--bounding-set=-sys_admin"] if os.geteuid() == 0 else []
+    said = subprocess.run([*drop, sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert said.stdout == "False\n"
 
 
 def test_missing_programs_come_with_the_command_that_installs_them(
