@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import signal
 import time
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import nbformat
 from jupyter_client.session import Session
 
 from jupyter_vsandbox.domain.errors import SandboxError, Transient
+from jupyter_vsandbox.guest.protocol import MAX_ASKING
+from jupyter_vsandbox.kernel import guest_wire
 from jupyter_vsandbox.link import AgentLink
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ MAX_BYTES = 24 << 20
 
 _OUTPUTS = frozenset({"display_data", "error", "execute_result", "stream"})
 _ABORTED_TRIES = 3
+_REFUSAL = "This cell was sent here by another notebook's machine; ask for it there."
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ class Runner:
         self._session.auth = None  # what the link carries is unsigned; an empty key would be warned of
         self._cell: _Cell | None = None
         self._dead = False
+        self._refusing: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         await self._link.__aenter__()
@@ -153,6 +158,8 @@ class Runner:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for task in self._refusing:
+            task.cancel()
         await self._link.close()
 
     async def restart(self) -> None:
@@ -256,3 +263,14 @@ class Runner:
             self._dead = True
             if self._cell is not None:
                 self._cell.done.set()
+        elif event.get("event") == "asked" and len(self._refusing) < MAX_ASKING:
+            task = asyncio.create_task(self._refuse(guest_wire.number(event)))
+            self._refusing.add(task)
+            task.add_done_callback(self._refusing.discard)
+
+    async def _refuse(self, number: int | None) -> None:
+        """What asks here would wait for ever: nobody else listens to this machine meanwhile."""
+        line = json.dumps({"error": _REFUSAL, "kind": "Unsupported"})
+        with contextlib.suppress(SandboxError):
+            if number is not None:
+                await self._link.request("answer", timeout=ANSWER_SECONDS, number=number, line=line)

@@ -141,6 +141,8 @@ def test_a_fork_runs_cells_of_its_own(kernel: Kernel) -> None:
     content, _ = reply(kernel, "%%vsandbox in other\n1 / 0")
     assert content["ename"] == "CellError"
     assert "ZeroDivisionError" in content["evalue"]
+    content, _ = reply(kernel, "%%vsandbox in other\n%vsandbox status")
+    assert "sent here by another" in content["evalue"]
     content, _ = reply(kernel, "%%vsandbox in nobody\n1")
     assert "no fork 'nobody'" in content["evalue"]
     assert "fork other: running" in kernel.run("%vsandbox status")
@@ -271,8 +273,8 @@ def test_a_command_is_compared_tried_discarded_kept_and_undone(start_kernel: Sta
 
     content, text = reply(kernel, f"%vsandbox try {upgrade}", 600)
     assert content["status"] == "ok", content
-    assert "## modified /cells/0/outputs/0/text:" in text
-    assert "+  22.0" in text
+    assert "## inserted before /cells/0/outputs/0:" in text
+    assert "\n+      22.0\n" in text
     assert "1 of 2 cells" in text
     assert kernel.value("packaging.__version__") != "22.0"
     assert reply(kernel, "%vsandbox keep", 120)[0]["status"] == "aborted"
