@@ -107,7 +107,7 @@ build/kishu/installed: | .venv/installed
 	build/kishu/bin/pip install --quiet --disable-pip-version-check kishu
 	@touch $@
 
-bench: image build/kishu/installed ## Measure against a local kernel and Kishu; the figures go to build/bench.json
+bench: image vcenter build/kishu/installed ## Measure against a local kernel and Kishu; the figures go to build/bench.json
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 vcenter: build/vcsim/extended ## Build the vCenter simulator that the tests of the vSphere driver talk to
