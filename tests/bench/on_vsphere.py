@@ -11,8 +11,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for what the tests know of the simulator
 
 from jupyter_vsandbox.domain.model import GIB, Image, Shape
-from jupyter_vsandbox.drivers.vsphere.driver import BASE, VSphereDriver
+from jupyter_vsandbox.drivers.vsphere.driver import VSphereDriver
 from jupyter_vsandbox.drivers.vsphere.marks import Marks, Role
+from jupyter_vsandbox.drivers.vsphere.templates import BASE
 from jupyter_vsandbox.settings import Settings, VCenter
 from tests.vsphere.many import Churn, churn
 from tests.vsphere.simulator import PASSWORD, USER, Simulator, authority_in

@@ -13,8 +13,9 @@ import pytest
 
 from jupyter_vsandbox.domain.model import GIB, Image, Shape
 from jupyter_vsandbox.drivers.vsphere import connection
-from jupyter_vsandbox.drivers.vsphere.driver import BASE, VSphereDriver
+from jupyter_vsandbox.drivers.vsphere.driver import VSphereDriver
 from jupyter_vsandbox.drivers.vsphere.marks import Marks, Role
+from jupyter_vsandbox.drivers.vsphere.templates import BASE
 from jupyter_vsandbox.link import new_keys
 from jupyter_vsandbox.settings import Settings, VCenter
 from tests.vsphere.simulator import PASSWORD, ROOT, USER, Authority, Simulator, authority_in

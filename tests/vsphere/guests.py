@@ -22,8 +22,9 @@ from jupyter_vsandbox.domain.errors import OutcomeUnknown
 from jupyter_vsandbox.domain.model import LinkKeys
 from jupyter_vsandbox.drivers.qemu import QemuDriver
 from jupyter_vsandbox.drivers.vsphere.marks import KEYS, Role
+from jupyter_vsandbox.drivers.vsphere.seen import OFF, ON, Vm
 from jupyter_vsandbox.drivers.vsphere.session import Session
-from jupyter_vsandbox.drivers.vsphere.watch import OFF, ON, Vm, Watch
+from jupyter_vsandbox.drivers.vsphere.watch import Watch
 from jupyter_vsandbox.guest.protocol import PORT
 from jupyter_vsandbox.link import AgentLink, new_keys
 

@@ -14,7 +14,7 @@ from jupyter_vsandbox.domain.errors import (
     Permanent,
     Transient,
 )
-from jupyter_vsandbox.drivers.vsphere.driver import BASE
+from jupyter_vsandbox.drivers.vsphere.templates import BASE
 from jupyter_vsandbox.link import new_keys
 from tests.vsphere.conftest import SHAPE, Lab, template, warm
 from tests.vsphere.proxy import Proxy

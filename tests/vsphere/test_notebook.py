@@ -16,8 +16,8 @@ from jupyter_vsandbox.config import load_settings
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.model import State
 from jupyter_vsandbox.drivers.vsphere.connection import Connection
-from jupyter_vsandbox.drivers.vsphere.driver import BASE
 from jupyter_vsandbox.drivers.vsphere.marks import Marks, Role
+from jupyter_vsandbox.drivers.vsphere.templates import BASE
 from jupyter_vsandbox.kernel import specs
 from jupyter_vsandbox.runtimes.catalog import Catalog
 from jupyter_vsandbox.settings import Credentials, VCenter

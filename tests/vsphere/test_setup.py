@@ -13,7 +13,7 @@ from jupyter_vsandbox.domain.checks import Status
 from jupyter_vsandbox.domain.errors import Exhausted, InvalidRequest, NotFound, Permanent
 from jupyter_vsandbox.domain.model import GIB, MIB, Image
 from jupyter_vsandbox.drivers import registry
-from jupyter_vsandbox.drivers.vsphere.driver import BASE
+from jupyter_vsandbox.drivers.vsphere.templates import BASE
 from jupyter_vsandbox.link import new_keys
 from jupyter_vsandbox.settings import ResourcePool
 from tests.vsphere.conftest import SHAPE, Lab, template, warm

@@ -23,7 +23,7 @@ from jupyter_vsandbox.domain.errors import (
     Transient,
 )
 from jupyter_vsandbox.drivers.vsphere import specs
-from jupyter_vsandbox.drivers.vsphere.watch import DISK, MEMORY, OFF, ON, SUSPENDED, Point, Vm
+from jupyter_vsandbox.drivers.vsphere.seen import DISK, MEMORY, OFF, ON, SUSPENDED, Point, Vm
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping

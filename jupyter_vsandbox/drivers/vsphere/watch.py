@@ -12,97 +12,35 @@ import contextlib
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyVmomi import vim, vmodl
 
 from jupyter_vsandbox.domain.errors import OutcomeUnknown, SandboxError, Transient
-from jupyter_vsandbox.domain.model import MIB
-from jupyter_vsandbox.drivers.vsphere.errors import LOST, describe, translate
-from jupyter_vsandbox.drivers.vsphere.marks import Marks
+from jupyter_vsandbox.drivers.vsphere.errors import LOST, translate
+from jupyter_vsandbox.drivers.vsphere.seen import (
+    PATHS,
+    Vm,
+    busy_cores,
+    changes_of,
+    filter_of,
+    vm_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from jupyter_vsandbox.drivers.vsphere.session import Session
 
 T = TypeVar("T")
 
-MEMORY, DISK = "jupyter_vsandbox: memory and disk", "jupyter_vsandbox: disk"
-"""The descriptions of our snapshots: the vCenter tells whether a machine ran, not whether memory was kept."""
-ON, OFF, SUSPENDED = "poweredOn", "poweredOff", "suspended"
-_PATHS = (
-    "name",
-    "config.extraConfig",
-    "runtime.powerState",
-    "runtime.maxCpuUsage",
-    "guest.ipAddress",
-    "guest.toolsRunningStatus",
-    "resourcePool",
-    "snapshot",
-    "summary.config.memorySizeMB",
-    "summary.config.numCpu",
-    "summary.quickStats.hostMemoryUsage",
-    "summary.quickStats.overallCpuUsage",
-    "summary.storage.committed",
-)
 _TASK_PATHS = ("info.state", "info.result", "info.error")
 _ENDED = frozenset({"success", "error"})
 _WAIT_SECONDS = 20
 _MARGIN_SECONDS = 15
 _LONGEST_PAUSE = 5.0
 _CLOSE_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Point:
-    """A snapshot of a virtual machine.
-
-    Attributes:
-        id: its name, which for one of ours is our id of it.
-        ref: the vCenter's id.
-        memory: whether it holds memory.
-    """
-
-    id: str
-    ref: str
-    memory: bool
-
-
-@dataclass(frozen=True)
-class Vm:
-    """A virtual machine in our folder, ours or not.
-
-    Attributes:
-        ref: the vCenter's id.
-        name: what people see.
-        marks: what makes it ours.
-        power: ``poweredOn``, ``poweredOff`` or ``suspended``.
-        address: the guest's address, "" while no VMware Tools tell it.
-        pool: the vCenter's id of its resource pool.
-        points: its snapshots.
-        memory_size: bytes of guest memory.
-        memory: bytes of host memory in use.
-        disk: bytes on datastores.
-        cpu: seconds of processor time since this process saw it.
-    """
-
-    ref: str
-    name: str = ""
-    marks: Marks = field(default_factory=Marks)
-    power: str = OFF
-    address: str = ""
-    pool: str = ""
-    points: tuple[Point, ...] = ()
-    memory_size: int = 0
-    memory: int = 0
-    disk: int = 0
-    cpu: float = 0.0
-
-    def point(self, snapshot_id: str) -> Point | None:
-        """One of its snapshots by our id."""
-        return next((point for point in self.points if point.id == snapshot_id), None)
 
 
 @dataclass
@@ -214,7 +152,7 @@ class Watch:
         """Look at one machine now; `None` if it is gone."""
         found = await self._session.call(
             "Looking at a machine",
-            lambda: self._session.read(vim.VirtualMachine, [ref], _PATHS),
+            lambda: self._session.read(vim.VirtualMachine, [ref], PATHS),
             harmless=True,
         )
         with self._lock:
@@ -340,7 +278,7 @@ class Watch:
                 self._fail(translate(fault, "Watching the machines"))
             except vmodl.MethodFault as fault:
                 self._fail(translate(fault, "Watching the machines"))
-            except LOST as error:
+            except Exception as error:  # noqa: BLE001 - an answer that pyvmomi cannot read may raise anything
                 self._fail(self._session.lost("Watching the machines", error))
             self._closed.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -373,8 +311,8 @@ class Watch:
         made = content.propertyCollector.CreatePropertyCollector()
         collector = vmodl.query.PropertyCollector(made._moId, stub)
         self._collector = made
-        collector.CreateFilter(_filter(view, vim.VirtualMachine, _PATHS), True)
-        collector.CreateFilter(_filter(self._list, vim.Task, _TASK_PATHS), True)
+        collector.CreateFilter(filter_of(view, vim.VirtualMachine, PATHS), True)
+        collector.CreateFilter(filter_of(self._list, vim.Task, _TASK_PATHS), True)
         return collector, [view, self._list]
 
     def _end(self, collector: Any, views: list[Any]) -> None:
@@ -401,7 +339,7 @@ class Watch:
                 self._entering = set()
             self._noted = {ref: number for ref, number in self._noted.items() if number >= here}
             doubtful |= self._noted.keys()
-            for ref, kind, values in _changes(update):
+            for ref, kind, values in changes_of(update):
                 if kind == "task":
                     tasks.setdefault(ref, {}).update(values)
                 elif kind == "leave":
@@ -433,7 +371,7 @@ class Watch:
         again = set()
         with self._lock:
             before = {ref: self._vms[ref] for ref in refs if ref in self._vms}
-        found = self._session.read(vim.VirtualMachine, list(before), _PATHS)
+        found = self._session.read(vim.VirtualMachine, list(before), PATHS)
         with self._lock:
             for ref, vm in before.items():
                 if ref not in self._vms:
@@ -452,7 +390,7 @@ class Watch:
         folder = self._session.object(vim.Folder, self._folder())
         view = content.viewManager.CreateContainerView(folder, [vim.VirtualMachine], True)
         try:
-            return self._session.retrieve(_filter(view, vim.VirtualMachine, _PATHS))
+            return self._session.retrieve(filter_of(view, vim.VirtualMachine, PATHS))
         finally:
             view.DestroyView()
 
@@ -464,7 +402,7 @@ class Watch:
         raw.update(values)
         self._raw[ref] = raw
         if believe or ref not in self._vms:
-            self._vms[ref] = self._vm(ref, raw)
+            self._vms[ref] = vm_of(ref, raw, self._cpu_seconds(ref, raw))
 
     def _drop(self, ref: str) -> None:
         for table in (self._vms, self._raw, self._noted, self._cpu):
@@ -475,61 +413,14 @@ class Watch:
             if not waiter.future.done() and (found := waiter.test()):
                 waiter.future.set_result(found)
 
-    def _vm(self, ref: str, raw: Mapping[str, Any]) -> Vm:
-        power = str(raw.get("runtime.powerState", OFF))
-        tools = raw.get("guest.toolsRunningStatus") == "guestToolsRunning"
-        pool = raw.get("resourcePool")
-        snapshot = raw.get("snapshot")
-        return Vm(
-            ref=ref,
-            name=str(raw.get("name", "")),
-            marks=Marks.of((each.key, each.value) for each in raw.get("config.extraConfig") or ()),
-            power=power,
-            address=str(raw.get("guest.ipAddress") or "") if tools and power == ON else "",
-            pool=pool._moId if pool is not None else "",
-            points=tuple(_points(snapshot.rootSnapshotList)) if snapshot is not None else (),
-            memory_size=int(raw.get("summary.config.memorySizeMB") or 0) * MIB,
-            memory=int(raw.get("summary.quickStats.hostMemoryUsage") or 0) * MIB if power == ON else 0,
-            disk=int(raw.get("summary.storage.committed") or 0),
-            cpu=self._cpu_seconds(ref, raw) if power == ON else 0.0,
-        )
-
     def _cpu_seconds(self, ref: str, raw: Mapping[str, Any]) -> float:
-        """The vCenter tells how many MHz a machine takes; this adds up the time."""
-        most, cores = float(raw.get("runtime.maxCpuUsage") or 0), int(raw.get("summary.config.numCpu") or 1)
-        busy = float(raw.get("summary.quickStats.overallCpuUsage") or 0) * cores / most if most else 0.0
+        """The vCenter tells how busy a machine is; this adds up the time."""
+        busy = busy_cores(raw)
         now = time.monotonic()
         at, rate, total = self._cpu.get(ref, (now, 0.0, 0.0))
         total += rate * (now - at)
         self._cpu[ref] = now, busy, total
         return total
-
-
-def _filter(view: Any, kind: Any, paths: Collection[str]) -> Any:
-    spec = vmodl.query.PropertyCollector
-    walk = spec.TraversalSpec(name="view", type=type(view), path="view", skip=False)
-    return spec.FilterSpec(
-        objectSet=[spec.ObjectSpec(obj=view, skip=True, selectSet=[walk])],
-        propSet=[spec.PropertySpec(type=kind, pathSet=list(paths))],
-    )
-
-
-def _changes(update: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """What an update says: the object, whether it is a task, enters, leaves or changes, and the values."""
-    for part in update.filterSet:
-        for each in part.objectSet:
-            for missing in each.missingSet:
-                if isinstance(missing.fault, vim.fault.NotAuthenticated):
-                    raise missing.fault
-            values = {change.name: change.val for change in each.changeSet if change.op != "remove"}
-            values |= {change.name: None for change in each.changeSet if change.op == "remove"}
-            yield each.obj._moId, "task" if isinstance(each.obj, vim.Task) else str(each.kind), values
-
-
-def _points(trees: Any) -> Iterator[Point]:
-    for tree in trees:
-        yield Point(tree.name, tree.snapshot._moId, tree.description == MEMORY)
-        yield from _points(tree.childSnapshotList)
 
 
 def _result(values: Mapping[str, Any], what: str) -> Any:
@@ -538,6 +429,3 @@ def _result(values: Mapping[str, Any], what: str) -> Any:
     if values.get("info.state") == "error":
         raise translate(values["info.error"], what)
     raise OutcomeUnknown(f"{what}: the vCenter does not know its task any more.")
-
-
-__all__ = ["OFF", "ON", "SUSPENDED", "Point", "Vm", "Watch", "describe"]
