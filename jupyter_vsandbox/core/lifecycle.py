@@ -384,6 +384,9 @@ class Lifecycle(Access):
     ) -> Sandbox:
         """Make a machine that was just restored or booted itself and nobody else."""
         own = new_keys()
+        identity = _identity(sandbox_id)
+        if mac := await driver.mac(sandbox_id):
+            identity["mac"] = mac
         async with AgentLink(endpoint, keys) as link:
             await unless_ended(
                 driver,
@@ -396,7 +399,7 @@ class Lifecycle(Access):
                         "server_secret": own.server_secret,
                         "client_public": own.client_public,
                     },
-                    **_identity(sandbox_id),
+                    **identity,
                 ),
             )
             await link.set_clock()

@@ -150,6 +150,12 @@ class Driver(Protocol):
             Unsupported: there is no such way; a snapshot of its disk can be restored.
         """
 
+    async def mac(self, machine_id: str) -> str:
+        """The MAC address that the network knows a machine by; "" where it may take any.
+
+        Called before a new machine is given its identity. Raises as `connect` does.
+        """
+
     async def boot(self, machine_id: str, image: Image, shape: Shape, keys: LinkKeys) -> Endpoint:
         """Start a stopped machine from its own disk.
 

@@ -106,6 +106,7 @@ async def test_an_image_is_published_once_and_machines_start_from_it(lab: Lab, i
         assert any(isinstance(each, vim.vm.device.VirtualVmxnet3) for each in devices)
     source = await driver.template(image, SHAPE, new_keys(), warm)
     await driver.start(ONE, source)
+    assert len((await driver.mac(ONE)).split(":")) == 6
     await driver.delete(ONE)
     assert len(lab.names()) == 1
 

@@ -104,6 +104,10 @@ class QemuDriver(Machines):
         """See `Driver`."""
         raise Unsupported("Memory is forked from a snapshot.")
 
+    async def mac(self, machine_id: str) -> str:
+        """See `Driver`; each machine is alone in its network."""
+        return ""
+
     async def boot(self, machine_id: str, image: Image, shape: Shape, keys: LinkKeys) -> Endpoint:
         """See `Driver`."""
         folder = self._folder(machine_id)

@@ -97,6 +97,18 @@ class VSphereDriver(Templates):
             await self.delete(machine_id)
             raise
 
+    async def mac(self, machine_id: str) -> str:
+        """See `Driver`; port groups drop what comes from another address than the vCenter's."""
+        await self.connect()
+        session, vm = self._connection.session, self._machine(machine_id)
+        found = await self._connection.look(
+            "Looking at the network card",
+            lambda: session.read(vim.VirtualMachine, [vm.ref], ["config.hardware.device"]),
+        )
+        devices = found.get(vm.ref, {}).get("config.hardware.device") or ()
+        cards = [each for each in devices if isinstance(each, vim.vm.device.VirtualEthernetCard)]
+        return str(cards[0].macAddress or "") if cards else ""
+
     async def boot(self, machine_id: str, image: Image, shape: Shape, keys: LinkKeys) -> Endpoint:
         """See `Driver`. Returns only once the guest has told its address."""
         await self.connect()
