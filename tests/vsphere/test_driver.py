@@ -7,6 +7,8 @@ It has no disks and no memory: that a clone shares the one and a revert brings b
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import uuid
 from typing import TYPE_CHECKING
 
@@ -230,3 +232,33 @@ async def test_all_of_a_process_log_in_once_and_out_at_the_end(lab: Lab) -> None
     driver._connection.close()
     assert lab.logged_in() == before
     assert lab.names() == []
+
+
+async def test_a_process_that_ends_logs_out(lab: Lab) -> None:
+    before = lab.logged_in()
+    script = (
+        "import asyncio, sys\n"
+        "from jupyter_vsandbox.drivers import registry\n"
+        "from jupyter_vsandbox.settings import Settings\n"
+        "driver = registry.get('vsphere', Settings.from_json(sys.argv[1]))\n"
+        "asyncio.run(driver.connect())\n"
+        "print(driver.machines())\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", script, lab.settings.to_json()]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+    assert lab.logged_in() == before
+
+
+async def test_a_task_that_takes_its_time_is_waited_for(extended: Lab) -> None:
+    driver = extended.driver()
+    source = await template(driver, extended)
+    extended.simulator.ask("last?ms=400")
+    try:
+        ids = [uuid.uuid4().hex[:12] for _ in range(8)]
+        await asyncio.gather(*(driver.start(each, source) for each in ids))
+        assert driver.machines() == set(ids)
+        await asyncio.gather(*(driver.delete(each) for each in ids))
+    finally:
+        extended.simulator.ask("last?ms=0")
+    assert extended.names() == []

@@ -221,24 +221,32 @@ class Watch:
                 return
             self._adding = True
         try:
-            while True:
-                with self._lock:
-                    view, added, ended = self._list, self._added, self._ended
-                    self._added, self._ended = [], []
-                    if not added or view is None:
-                        self._adding = False
-                        return
-                with contextlib.suppress(SandboxError):  # the thread makes a new list then
-                    await self._session.call(
-                        "Watching tasks",
-                        lambda view=view, added=added, ended=ended: view.ModifyListView(  # type: ignore[misc]
-                            add=[self._session.object(vim.Task, each) for each in added],
-                            remove=[self._session.object(vim.Task, each) for each in ended],
-                        ),
-                        harmless=True,
-                    )
+            # Others rely on it, too: not cancelled with the one whose turn it is.
+            await asyncio.shield(asyncio.ensure_future(self._add_tasks()))
         finally:
             self._adding = False
+
+    async def _add_tasks(self) -> None:
+        while True:
+            with self._lock:
+                view, collector, added, ended = self._list, self._collector, self._added, self._ended
+                self._added, self._ended = [], []
+            if not added or view is None:
+                return
+            try:
+                await self._session.call(
+                    "Watching tasks",
+                    lambda view=view, added=added, ended=ended: view.ModifyListView(  # type: ignore[misc]
+                        add=[self._session.object(vim.Task, each) for each in added],
+                        remove=[self._session.object(vim.Task, each) for each in ended],
+                    ),
+                    harmless=True,
+                )
+            except SandboxError:  # the thread begins anew then, with all that are waited for
+                with contextlib.suppress(SandboxError):
+                    await self._session.call(
+                        "Watching tasks anew", collector.CancelWaitForUpdates, harmless=True
+                    )
 
     # The thread.
 
