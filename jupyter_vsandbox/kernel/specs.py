@@ -5,6 +5,7 @@ See https://jupyter-client.readthedocs.io/en/stable/kernels.html#kernel-specs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -94,12 +95,13 @@ def install(recipe: Recipe | Offer, driver: str = "qemu") -> str:
         )
 
 
-def uninstall(runtime: str, driver: str = "qemu") -> None:
-    """Remove the kernelspec of a runtime. Harmless if there is none."""
-    try:
-        KernelSpecManager().remove_kernel_spec(spec_name(runtime, driver))
-    except NoSuchKernel:
-        return
+def uninstall(runtime: str) -> None:
+    """Remove the kernelspecs of a runtime, for whatever driver. Harmless if there is none."""
+    manager = KernelSpecManager()
+    for name in manager.find_kernel_specs():
+        if name == spec_name(runtime) or name.startswith(spec_name(runtime, "vsphere")):
+            with contextlib.suppress(NoSuchKernel):
+                manager.remove_kernel_spec(name)
 
 
 def installed(runtime: str) -> bool:

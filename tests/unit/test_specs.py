@@ -34,3 +34,16 @@ def test_a_driver_that_is_not_configured_is_not_in_use(settings):
         registry.get("qemu:iot-pool", settings)
     with pytest.raises(NotFound, match="installed are: qemu, vsphere"):
         registry.get("magic", settings)
+
+
+def test_the_kernelspecs_of_a_runtime_go_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(specs.sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share" / "jupyter"))
+    other = specs.Offer("python-3.1", "Python 3.1 (sandbox)", "python")
+    for offer, driver in ((OFFER, "qemu"), (OFFER, "vsphere"), (OFFER, "vsphere:iot-pool"), (other, "qemu")):
+        specs.install(offer, driver)
+    kernels = tmp_path / "share" / "jupyter" / "kernels"
+    assert len(list(kernels.iterdir())) == 4
+    specs.uninstall("python-3.11")
+    specs.uninstall("python-3.11")
+    assert [each.name for each in kernels.iterdir()] == ["vsandbox-python-3.1"]
