@@ -61,7 +61,7 @@ class Choice:
             Conflict: another kernel uses the one that was asked for.
         """
         used: Conflict | None = None
-        if mine := attach or self.service.bound(notebook, self.runtime):
+        if mine := attach or self.service.bound(notebook, self.runtime, self.driver):
             before = await self.service.settled(mine)
             try:
                 claimed = await self.service.claim(mine, self.kernel_id, notebook)

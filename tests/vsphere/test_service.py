@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,9 @@ from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.errors import SandboxError, Transient
 from jupyter_vsandbox.domain.model import Sandbox, State
 from tests.vsphere.conftest import SHAPE, Lab, template
+
+if TYPE_CHECKING:
+    from jupyter_vsandbox.settings import Settings
 
 ONE, OTHER = "a" * 12, "b" * 12
 DEAD = "1:1"
@@ -53,3 +57,12 @@ async def test_what_a_vcenter_has_and_nobody_knows_is_removed(lab: Lab) -> None:
         assert (await service.settled(ONE)).state is State.STOPPED
     await driver.delete(ONE)
     assert lab.names() == ["another"]
+
+
+def test_a_notebook_has_a_sandbox_of_each_driver(settings: Settings) -> None:
+    with SandboxService(settings) as service:
+        service._store.add(sandbox(ONE, State.STOPPED))
+        service._store.add(replace(sandbox(OTHER, State.STOPPED), driver="qemu"))
+        assert service.bound("a.ipynb", "python-3.11", "vsphere") == ONE
+        assert service.bound("a.ipynb", "python-3.11") == OTHER
+        assert service.bound("a.ipynb", "python-3.11", "vsphere:iot-pool") == ""
