@@ -15,9 +15,10 @@ NPM := npm --prefix labextension --prefer-offline --no-fund --no-audit
 
 setup_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
 browser_PACKAGES := chromium
+simulator_PACKAGES := golang-go golang-github-vmware-govmomi-dev patch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser labextension check check-python check-typescript test ui fidelity faults image lab demo compare bench wheel clean
+.PHONY: help setup browser simulator vcenter vsphere labextension check check-python check-typescript test ui fidelity faults image lab demo compare bench wheel clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +27,9 @@ setup: ## Install the Debian packages that are missing, as root or with sudo
 
 browser: ## Install the browser that tests need, likewise
 
-setup browser:
+simulator: ## Install what the vCenter simulator is built with, likewise
+
+setup browser simulator:
 	@missing=""; \
 	for package in $($@_PACKAGES); do \
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
@@ -74,7 +77,10 @@ check-typescript: labextension/node_modules/.package-lock.json
 	$(NPM) run lint:check
 	$(NPM) test
 
-test: check browser ## Do all of `check`, then the tests that boot machines, at last those in a browser
+vsphere: .venv vcenter ## Test the vSphere driver against a vCenter simulator
+	$(BIN)/pytest tests/vsphere -m "not machine" -n auto $(PYTEST_ARGS)
+
+test: check vsphere browser ## Do all of `check` and `vsphere`, then the tests that boot machines, at last those in a browser
 	$(BIN)/pytest tests -m machine -n 2 --dist loadfile --ignore tests/ui $(PYTEST_ARGS)
 	@# By themselves: the browser's driver takes the loop of its process.
 	$(BIN)/pytest tests/ui $(PYTEST_ARGS)
@@ -105,8 +111,14 @@ build/kishu/installed: | .venv/installed
 	build/kishu/bin/pip install --quiet --disable-pip-version-check kishu
 	@touch $@
 
-bench: image build/kishu/installed ## Measure against a local kernel and Kishu; the figures go to build/bench.json
+bench: image vcenter build/kishu/installed ## Measure against a local kernel and Kishu; the figures go to build/bench.json
 	$(BIN)/python tests/bench/bench.py $(ARGS)
+
+vcenter: build/vcsim/extended ## Build the vCenter simulator that the tests of the vSphere driver talk to
+
+build/vcsim/extended: $(wildcard tests/vcsim/*.go tests/vcsim/build.sh tests/vcsim/simulator/*)
+	$(MAKE) simulator
+	sh tests/vcsim/build.sh build/vcsim
 
 wheel: .venv/installed labextension/node_modules/.package-lock.json ## Build the wheel and the sdist into dist/
 	$(BIN)/python -m build --no-isolation

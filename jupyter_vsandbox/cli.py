@@ -80,15 +80,15 @@ class Command:
 # The commands.
 
 
-def doctor(session: Session, _: argparse.Namespace) -> int:
-    """Examine the host. Fails if no sandbox could run."""
+def doctor(session: Session, arguments: argparse.Namespace) -> int:
+    """Examine what sandboxes need. Fails if none could run."""
     import asyncio
 
     from jupyter_vsandbox.core.doctor import Report, examine
     from jupyter_vsandbox.render import checks_text
 
     with session.output.err.status("Examining this host"):
-        report = asyncio.run(examine(session.settings))
+        report = asyncio.run(examine(session.settings, arguments.driver))
         report = Report((*report.checks, *_check_kernelspecs(session.settings)))
     session.output.answer(report.to_dict(), lambda: checks_text(report.checks))
     return 0 if report.ok else 1
@@ -237,14 +237,23 @@ _SANDBOXES = ("id", "a sandbox's id or name, or the beginning of its id", "+")
 _NOW = ("--now", {"action": "store_true", "help": "do not wait for the running cell to end"})
 _DISK_ONLY = ("--disk-only", {"action": "store_true", "help": "leave the memory out"})
 
+_DRIVER = ("--driver", {"default": "qemu", "metavar": "NAME", "help": "what runs machines: qemu or vsphere"})
+
 COMMANDS = (
-    Command("doctor", "examine this host and say what to mend", doctor),
+    Command("doctor", "examine this host and say what to mend", doctor, more=(_DRIVER,)),
     Command("runtimes", "list the runtimes that can be built", runtimes),
     Command(
         "images build",
         "build the image of a runtime and put it into the kernel picker",
         images_build,
         ("name", "a runtime's name, for instance python-3.11", None),
+    ),
+    Command(
+        "images publish",
+        "bring an image to a vCenter and put the runtime into the kernel picker, once for each pool",
+        _late("publish", "publishing"),
+        ("name", "a runtime's name, for instance python-3.11; its image is built already", None),
+        (("--driver", {"required": True, "metavar": "NAME", "help": "where to: vsphere"}),),
     ),
     Command("images list", "list the images that are built", images_list),
     Command(
@@ -352,7 +361,7 @@ COMMANDS = (
         (("--yes", {"action": "store_true", "help": "really do so"}),),
     ),
 )
-_GROUPS = {"images": "build, list and remove images"}
+_GROUPS = {"images": "build, publish, list and remove images"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

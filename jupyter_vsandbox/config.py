@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jupyter_core.paths import jupyter_config_path
-from traitlets import Enum, Float, Int, List, TraitError, Unicode, default
+from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, default
 from traitlets.config import Config, Configurable
 from traitlets.config.loader import (
     ConfigFileNotFound,
@@ -15,7 +15,7 @@ from traitlets.config.loader import (
 )
 
 from jupyter_vsandbox.domain.errors import InvalidRequest
-from jupyter_vsandbox.settings import Settings
+from jupyter_vsandbox.settings import ResourcePool, Settings, VCenter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +138,105 @@ class VSandbox(Configurable):
             long_cell=self.long_cell,
             hibernate_after=self.hibernate_after,
             mirror=self.mirror,
+            vcenter=VSphere(parent=self).settings(),
         )
+
+
+class VSphere(Configurable):
+    """The vCenter of the vSphere driver: a trait for each field of `VCenter`, with the same default.
+
+    There is none for the password: it comes from a file, from the environment variable
+    JUPYTER_VSANDBOX_VSPHERE_PASSWORD or from the keyring's entry for service "jupyter_vsandbox HOST".
+    """
+
+    host = Unicode(VCenter.host, help="The vCenter's name; without one there is no vSphere.").tag(config=True)
+
+    port = Int(VCenter.port, min=1, max=65535, help="The port that the vCenter listens on.").tag(config=True)
+
+    user = Unicode(
+        VCenter.user,
+        help="Who logs in. Without it, the environment variable JUPYTER_VSANDBOX_VSPHERE_USER says.",
+    ).tag(config=True)
+
+    password_file = Unicode(
+        VCenter.password_file, help="A file with the password and nothing else, for your eyes only."
+    ).tag(config=True)
+
+    ca = Unicode(
+        VCenter.ca,
+        help="A file with the certificates (PEM) that the vCenter's is checked against; without it, those "
+        "that this host trusts. It is always checked.",
+    ).tag(config=True)
+
+    datacenter = Unicode(VCenter.datacenter, help="The datacenter; needs no name where there is one.").tag(
+        config=True
+    )
+
+    cluster = Unicode(
+        VCenter.cluster, help="The cluster, or host, that machines run on; needs no name where there is one."
+    ).tag(config=True)
+
+    folder = Unicode(
+        VCenter.folder,
+        help="The folder of virtual machines that all of ours are in, made where it is missing.",
+    ).tag(config=True)
+
+    datastore = Unicode(
+        VCenter.datastore, help="The datastore for disks; needs no name where there is one."
+    ).tag(config=True)
+
+    network = Unicode(
+        VCenter.network,
+        help="The network that machines are connected to; needs no name where there is one. It must hand out "
+        "addresses, and this host must reach them.",
+    ).tag(config=True)
+
+    prefix = Unicode(VCenter.prefix, help="What the names of our virtual machines begin with.").tag(
+        config=True
+    )
+
+    clone = Enum(
+        ["auto", "instant", "linked"],
+        default_value=VCenter.clone,
+        help="How machines come to be: 'instant' clones a running one with a warm kernel, 'linked' boots "
+        "from a linked clone; 'auto' takes the first where the vCenter can.",
+    ).tag(config=True)
+
+    pools = List(
+        Dict(),
+        default_value=[],
+        help="Resource pools to offer, made where they are missing. Each is a dictionary with a 'name' and, "
+        "as wanted, 'memory_limit' and 'memory_reservation' in bytes, 'cpu_limit' and 'cpu_reservation' in "
+        "MHz, 'shares' ('low', 'normal' or 'high'), and 'reserve' (true: each machine has its memory "
+        "reserved).",
+    ).tag(config=True)
+
+    parallel = Int(VCenter.parallel, min=1, help="How many calls to make at a time.").tag(config=True)
+
+    call_seconds = Float(VCenter.call_seconds, min=1.0, help="Seconds that a call may take.").tag(config=True)
+
+    task_seconds = Float(
+        VCenter.task_seconds, min=1.0, help="Seconds that a task, such as a clone, may take."
+    ).tag(config=True)
+
+    boot_seconds = Float(
+        VCenter.boot_seconds, min=1.0, help="Seconds that a guest may take to boot and tell its address."
+    ).tag(config=True)
+
+    def settings(self) -> VCenter:
+        """Return the same values without traitlets.
+
+        Raises:
+            InvalidRequest: a pool is not described as it should be.
+        """
+        values = {name: getattr(self, name) for name in self.trait_names(config=True)}
+        pools = []
+        for pool in self.pools:
+            try:
+                pools.append(ResourcePool(**pool))
+            except TypeError as error:
+                raise InvalidRequest(f"Mend VSphere.pools, {pool}: {error}") from error
+        return VCenter(**values | {"pools": tuple(pools)})
 
 
 def load_settings(config: Config | None = None) -> Settings:
@@ -167,7 +265,7 @@ def load_settings(config: Config | None = None) -> Settings:
             merged.merge(config)
         return VSandbox(config=merged).settings()
     except TraitError as error:
-        raise InvalidRequest(f"Mend the configuration of VSandbox: {error}") from error
+        raise InvalidRequest(f"Mend the configuration: {error}") from error
 
 
 def _loaders() -> Iterator[FileConfigLoader]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -27,6 +27,95 @@ def _home() -> Path:
     xdg = os.environ.get("XDG_DATA_HOME")
     base = Path(xdg) if xdg else Path.home() / ".local" / "share"
     return base / "jupyter" / "vsandbox"
+
+
+@dataclass(frozen=True)
+class ResourcePool:
+    """A share of a cluster, made where it is missing.
+
+    Attributes:
+        name: of the resource pool.
+        memory_limit: bytes that its machines may take together; 0 for no limit.
+        memory_reservation: bytes that it has in any case.
+        cpu_limit: MHz that its machines may take together; 0 for no limit.
+        cpu_reservation: MHz that it has in any case.
+        shares: ``low``, ``normal`` or ``high``: what it gets where others want the same.
+        reserve: whether each machine has all of its memory reserved.
+    """
+
+    name: str
+    memory_limit: int = 0
+    memory_reservation: int = 0
+    cpu_limit: int = 0
+    cpu_reservation: int = 0
+    shares: str = "normal"
+    reserve: bool = False
+
+
+@dataclass(frozen=True)
+class VCenter:
+    """A vCenter, and where on it sandboxes are. No secret is in here.
+
+    Attributes:
+        host: its name; "" for none.
+        port: where it listens.
+        user: who logs in; else the environment says.
+        password_file: holds the password and nothing else; else the environment or the keyring has it.
+        ca: file with the certificates to trust, "" for those of the host.
+        datacenter: its name, "" for the only one.
+        cluster: of the cluster or host that machines run on, "" for the only one.
+        folder: of virtual machines, made where it is missing; all that is ours is in there.
+        datastore: for disks, "" for the only one.
+        network: what machines are connected to, "" for the only one.
+        prefix: what names of our virtual machines begin with.
+        clone: ``instant``, ``linked``, or ``auto`` for Instant Clone where it is to be had.
+        pools: resource pools; machines of none are in the cluster's own.
+        parallel: calls at a time.
+        call_seconds: what a call may take.
+        task_seconds: what a task may take.
+        boot_seconds: how long a guest may take to tell its address.
+    """
+
+    host: str = ""
+    port: int = 443
+    user: str = ""
+    password_file: str = ""
+    ca: str = ""
+    datacenter: str = ""
+    cluster: str = ""
+    folder: str = "vsandbox"
+    datastore: str = ""
+    network: str = ""
+    prefix: str = "vsandbox"
+    clone: str = "auto"
+    pools: tuple[ResourcePool, ...] = ()
+    parallel: int = 32
+    call_seconds: float = 60
+    task_seconds: float = 900
+    boot_seconds: float = 240
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a vCenter is told by whoever logs in."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+def credentials(vcenter: VCenter) -> Credentials:
+    """The user, and the password "" where neither environment nor file tells it.
+
+    From ``JUPYTER_VSANDBOX_VSPHERE_USER`` and ``JUPYTER_VSANDBOX_VSPHERE_PASSWORD``; what is configured
+    comes before the environment.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    user = vcenter.user or os.environ.get("JUPYTER_VSANDBOX_VSPHERE_USER", "")
+    if vcenter.password_file:
+        return Credentials(user, Path(vcenter.password_file).expanduser().read_text().rstrip("\n"))
+    return Credentials(user, os.environ.get("JUPYTER_VSANDBOX_VSPHERE_PASSWORD", ""))
 
 
 @dataclass(frozen=True)
@@ -50,6 +139,7 @@ class Settings:
         hibernate_after: seconds without use after which a kernel's sandbox hibernates; 0 for never.
         mirror: the Debian archive to build images from, where the host's own apt sources name none;
             optionally followed by a blank and the security archive. From ``JUPYTER_VSANDBOX_MIRROR``.
+        vcenter: what the vSphere driver talks to.
     """
 
     home: Path = field(default_factory=_home)
@@ -66,10 +156,11 @@ class Settings:
     long_cell: float = 60
     hibernate_after: float = 3600
     mirror: str = field(default_factory=lambda: os.environ.get("JUPYTER_VSANDBOX_MIRROR", ""))
+    vcenter: VCenter = VCenter()
 
     def to_json(self) -> str:
         """All values, for another process of this package."""
-        return json.dumps({f.name: getattr(self, f.name) for f in fields(self)}, default=str)
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -77,6 +168,9 @@ class Settings:
         values = json.loads(text)
         values["home"] = Path(values["home"])
         values["recipe_folders"] = tuple(map(Path, values["recipe_folders"]))
+        vcenter = values["vcenter"]
+        vcenter["pools"] = tuple(ResourcePool(**pool) for pool in vcenter["pools"])
+        values["vcenter"] = VCenter(**vcenter)
         return cls(**values)
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from jupyter_vsandbox import faults
 from jupyter_vsandbox.core import owner
 from jupyter_vsandbox.core.store import Store
-from jupyter_vsandbox.domain.errors import InvalidRequest, NotFound
+from jupyter_vsandbox.domain.errors import InvalidRequest, NotFound, SandboxError
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.files import locked
 from jupyter_vsandbox.settings import private_folder
@@ -83,6 +83,13 @@ class Access:
     def usage(self, sandbox_id: str) -> Usage:
         """What a sandbox takes from its host now."""
         return self.driver(self.get(sandbox_id).driver).usage(sandbox_id)
+
+    def on_this_host(self, sandbox: Sandbox) -> bool:
+        """Whether the machine of a sandbox takes memory of this host; not, where its driver is missing."""
+        try:
+            return self.driver(sandbox.driver).capabilities.on_this_host
+        except SandboxError:
+            return False
 
     def alive(self, sandbox_id: str) -> bool:
         """Whether the machine of a sandbox runs."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox import faults
 from jupyter_vsandbox.core import owner
+from jupyter_vsandbox.core.lifecycle import ADOPT_SECONDS
 from jupyter_vsandbox.core.travel import Travel
-from jupyter_vsandbox.domain.errors import InvalidState, NotFound
+from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Unsupported
 from jupyter_vsandbox.domain.model import Cause, Sandbox, Snapshot, State
 from jupyter_vsandbox.runtimes import build
 
@@ -36,19 +38,27 @@ class Copies(Travel):
             now: do not wait for the running cell to end.
 
         Returns:
-            the fork; running, or stopped where its beginning has no memory.
+            the fork; running, or stopped where its beginning has no memory, or none that another machine
+            can have.
         """
         if snapshot_id:
             begin = self._store.get_snapshot(snapshot_id)
             sandbox = self.get(sandbox_id)
         else:
             async with self._between_cells(sandbox_id, now), self._settled(sandbox_id) as sandbox:
+                memory = True
+                if sandbox.state is State.RUNNING and not self._memory_anywhere(sandbox):
+                    try:
+                        return await self._fork_running(sandbox, name)
+                    except Unsupported:
+                        memory = False
                 if sandbox.state is State.HIBERNATED:
                     begin = self._store.get_snapshot(sandbox.snapshot)
                 else:
-                    begin = await self._snapshot(sandbox, Cause.FORK)
+                    begin = await self._snapshot(sandbox, Cause.FORK, memory=memory)
         faults.point("fork.begun")
-        fork = await self._new_at(sandbox, begin, memory=begin.memory, name=name, origin=sandbox.id)
+        memory = begin.memory and self._memory_anywhere(sandbox)
+        fork = await self._new_at(sandbox, begin, memory=memory, name=name, origin=sandbox.id)
         faults.point("fork.restored")
         return self._store.change(fork.id, owner="")
 
@@ -115,6 +125,39 @@ class Copies(Travel):
             if sandbox.state is not State.STOPPED:
                 raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.STOPPED})
             return await self._snapshot(sandbox, Cause.FORK)
+
+    def _memory_anywhere(self, sandbox: Sandbox) -> bool:
+        return self.driver(sandbox.driver).capabilities.memory_anywhere
+
+    async def _fork_running(self, sandbox: Sandbox, name: str) -> Sandbox:
+        """A fork of a running machine that goes on without a snapshot."""
+        driver = self.driver(sandbox.driver)
+        if sandbox.keys is None:
+            raise Unsupported(f"The keys of sandbox {sandbox.id} are not known.")
+        new = replace(
+            sandbox,
+            id=uuid.uuid4().hex[:12],
+            state=State.STARTING,
+            created=time.time(),
+            name=name,
+            origin=sandbox.id,
+            snapshot="",
+            kernel_id="",
+            notebook="",
+            endpoint=None,
+            keys=None,
+            owner=owner.this_process(),
+        )
+        try:
+            async with self._lock(new.id):
+                self._store.add(new)
+                faults.point("fork.recorded")
+                endpoint = await driver.fork(new.id, sandbox.id)
+                await self._adopt(new.id, driver, endpoint, sandbox.keys, State.RUNNING, ADOPT_SECONDS)
+        except BaseException:
+            await self.delete(new.id)
+            raise
+        return self._store.change(new.id, owner="")
 
     async def _new_at(
         self, sandbox: Sandbox, begin: Snapshot, *, memory: bool, name: str = "", origin: str = ""

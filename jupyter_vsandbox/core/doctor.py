@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from jupyter_vsandbox import __version__
 from jupyter_vsandbox.domain.checks import Check, Status
-from jupyter_vsandbox.domain.errors import SandboxError
+from jupyter_vsandbox.domain.errors import SandboxError, Unsupported
 from jupyter_vsandbox.domain.model import GIB
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.runtimes import bootstrap, build
@@ -67,6 +67,10 @@ async def examine(settings: Settings, driver: str = "qemu") -> Report:
 async def _check_driver(settings: Settings, name: str) -> list[Check]:
     try:
         return await registry.get(name, settings).checks()
+    except Unsupported as error:
+        return [
+            Check(f"driver {name}", Status.FAIL, str(error), "Do what it says, or choose another driver.")
+        ]
     except SandboxError as error:
         return [
             Check(f"driver {name}", Status.FAIL, str(error), "pip install --force-reinstall jupyter_vsandbox")

@@ -30,10 +30,6 @@ async def remove(service: SandboxService, image: Image) -> None:
         )
     for sandbox in users:
         await service.delete(sandbox.id)
-    await asyncio.to_thread(_remove, service, image)
-
-
-def _remove(service: SandboxService, image: Image) -> None:
-    for name in registry.names():
-        service.driver(name).remove_templates(image.id)
-    build.remove(image.id, service.settings)
+    for name in registry.in_use(service.settings):
+        await service.driver(name).remove_templates(image.id)
+    await asyncio.to_thread(build.remove, image.id, service.settings)

@@ -217,15 +217,18 @@ class Lifecycle(Access):
         if self._reconciled:
             return
         self._reconciled = True
-        debris = {name: self.driver(name).debris() for name in registry.names()}
+        drivers = await self._reachable()
+        debris = {name: driver.debris() for name, driver in drivers.items()}
         files = [self.cells_of("*"), self._checksum_of("*"), self.inventory_of("*")]
         kept = [path for each in files for path in each.parent.glob(each.name)]
         machines: dict[str, Driver] = {}
-        for name in registry.names():
-            machines.update(dict.fromkeys(self.driver(name).machines(), self.driver(name)))
+        for driver in drivers.values():
+            machines.update(dict.fromkeys(driver.machines(), driver))
         # Read after the folders: a sandbox is recorded before it has one.
         for sandbox in self._store.all():
             machines.pop(sandbox.id, None)
+            if sandbox.driver.partition(":")[0] not in drivers:
+                continue
             abandoned = bool(sandbox.owner) and not owner.lives(sandbox.owner)
             ended = sandbox.state is State.STANDBY and not self.driver(sandbox.driver).alive(sandbox.id)
             if ended or (abandoned and self._worthless(sandbox)):
@@ -243,10 +246,22 @@ class Lifecycle(Access):
         if self._at_rest():
             snapshots = self._store.snapshot_ids()
             for name, left in debris.items():
-                await self.driver(name).sweep(left, snapshots)
+                await drivers[name].sweep(left, snapshots)
             for path in kept:
                 if path.name.partition(".")[0] not in snapshots:
                     path.unlink(missing_ok=True)
+
+    async def _reachable(self) -> dict[str, Driver]:
+        """The drivers whose machines can be looked at."""
+        found = {}
+        for name in registry.in_use(self.settings):
+            try:
+                await self.driver(name).connect()
+            except SandboxError as error:
+                _log.warning("The machines of the driver %s are left as they are: %s", name, error)
+            else:
+                found[name] = self.driver(name)
+        return found
 
     async def _reconcile_one(self, sandbox: Sandbox, abandoned: bool) -> None:
         with contextlib.suppress(NotFound), try_locked(self._locks / sandbox.id) as free:
@@ -285,6 +300,7 @@ class Lifecycle(Access):
     async def _mend(self, sandbox: Sandbox) -> Sandbox:
         """End what a process that died left half-done. Called with the lock of the sandbox held."""
         driver = self.driver(sandbox.driver)
+        await driver.connect()
         alive = driver.alive(sandbox.id)
         match sandbox.state:
             case State.RUNNING if alive:
@@ -370,6 +386,9 @@ class Lifecycle(Access):
     ) -> Sandbox:
         """Make a machine that was just restored or booted itself and nobody else."""
         own = new_keys()
+        identity = _identity(sandbox_id)
+        if mac := await driver.mac(sandbox_id):
+            identity["mac"] = mac
         async with AgentLink(endpoint, keys) as link:
             await unless_ended(
                 driver,
@@ -382,7 +401,7 @@ class Lifecycle(Access):
                         "server_secret": own.server_secret,
                         "client_public": own.client_public,
                     },
-                    **_identity(sandbox_id),
+                    **identity,
                 ),
             )
             await link.set_clock()
@@ -417,7 +436,11 @@ class Lifecycle(Access):
                 return
 
     def _require_memory(self, sandbox: Sandbox, image: Image) -> None:
-        others = [s for s in self._store.all() if s.state in ACTIVE and s.id != sandbox.id]
+        if not self.on_this_host(sandbox):
+            return
+        others = [
+            s for s in self._store.all() if s.state in ACTIVE and s.id != sandbox.id and self.on_this_host(s)
+        ]
         in_use = sum(self.driver(s.driver).usage(s.id).memory for s in others)
         capacity.require(image.shape, [s.shape for s in others], in_use, self.settings)
 

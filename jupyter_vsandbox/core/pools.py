@@ -42,7 +42,7 @@ class Pool:
 
 def host(service: SandboxService) -> Pool:
     """The pool of this host, by the figures that a start is admitted by."""
-    active = [sandbox for sandbox in service.list() if sandbox.state in ACTIVE]
+    active = [s for s in service.list() if s.state in ACTIVE and service.on_this_host(s)]
     used = 0
     for each in active:
         with contextlib.suppress(SandboxError):  # its driver is no longer installed

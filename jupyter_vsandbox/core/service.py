@@ -63,13 +63,14 @@ class SandboxService(Copies):
                 with contextlib.suppress(NotFound):
                     self._store.change(sandbox_id, owner="")
 
-    def bound(self, notebook: str, runtime: str) -> str:
-        """The id of the sandbox of a notebook; "" for none.
+    def bound(self, notebook: str, runtime: str, driver: str = "qemu") -> str:
+        """The id of the sandbox of a notebook that a driver runs; "" for none.
 
         Of several, one that no living process uses comes first, then the newest: each but the first was
         made because a kernel was in the others, see `claim`.
         """
-        found = [s for s in self.list() if notebook and (s.notebook, s.runtime) == (notebook, runtime)]
+        wanted = (notebook, runtime, driver)
+        found = [s for s in self.list() if notebook and (s.notebook, s.runtime, s.driver) == wanted]
         in_use = [bool(s.owner) and owner.lives(s.owner) for s in found]
         free = [sandbox for sandbox, used in zip(found, in_use, strict=True) if not used]
         return (free or found)[-1].id if found else ""

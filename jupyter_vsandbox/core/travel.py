@@ -85,8 +85,8 @@ class Travel(History):
                 target = await self._snapshot(fork, Cause.FORK)
             faults.point("promote.begun")
             async with self._settled(origin_id) as origin:
-                await self._check_usable(origin, target, memory=target.memory)
-                promoted = await self._travel(origin, target, memory=target.memory)
+                await self._check_usable(origin, target, memory=target.memory, take=True)
+                promoted = await self._travel(origin, target, memory=target.memory, take=True)
                 faults.point("promote.travelled")
                 self._store.move_history(fork_id, origin_id)
             faults.point("promote.moved")
@@ -163,7 +163,7 @@ class Travel(History):
         return await super()._mend(sandbox)
 
     async def _check_usable(
-        self, sandbox: Sandbox, target: Snapshot, *, memory: bool, cells: bool = False
+        self, sandbox: Sandbox, target: Snapshot, *, memory: bool, cells: bool = False, take: bool = False
     ) -> None:
         if target.sandbox != sandbox.id and self.get(target.sandbox).image != sandbox.image:
             raise InvalidRequest(f"Snapshot {target.name!r} is of another image than sandbox {sandbox.id}.")
@@ -175,14 +175,17 @@ class Travel(History):
             raise InvalidRequest(f"Snapshot {target.name!r} holds no cells, or no notebook is known.")
         if cells and not self._cells_whole(target.id):
             raise Permanent(f"{self.cells_of(target.id)} is damaged: go back without the cells.")
-        await self.driver(sandbox.driver).check_snapshot(target.id, memory=memory)
+        driver = self.driver(sandbox.driver)
+        await driver.check_snapshot(sandbox.id, target.id, memory=memory, take=take)
 
     async def _leave(self, sandbox: Sandbox) -> None:
         """Snapshot what is about to be left; a hibernated sandbox is one already."""
         if sandbox.state is not State.HIBERNATED:
             await self._snapshot(sandbox, Cause.ROLLBACK)
 
-    async def _travel(self, sandbox: Sandbox, target: Snapshot, *, memory: bool) -> Sandbox:
+    async def _travel(
+        self, sandbox: Sandbox, target: Snapshot, *, memory: bool, take: bool = False
+    ) -> Sandbox:
         """Put a sandbox to `target`; where that fails, back to what it left."""
         await self._leave(sandbox)
         faults.point("rollback.left")
@@ -195,7 +198,7 @@ class Travel(History):
             )
         faults.point("rollback.recorded")
         try:
-            return await self._put(sandbox, target, memory=memory)
+            return await self._put(sandbox, target, memory=memory, take=take)
         except SandboxError:
             before = self._store.get_snapshot(left)
             self._store.change(sandbox.id, state=State.RESTORING, snapshot=left)
@@ -215,13 +218,13 @@ class Travel(History):
         await self._remove_snapshots(s for s in hibernations if s.machine == sandbox.id)
         return self.get(sandbox.id)
 
-    async def _put(self, sandbox: Sandbox, target: Snapshot, *, memory: bool) -> Sandbox:
+    async def _put(self, sandbox: Sandbox, target: Snapshot, *, memory: bool, take: bool = False) -> Sandbox:
         """Bring the machine of a sandbox that is recorded as being restored to `target`."""
         driver = self.driver(sandbox.driver)
         try:
             await driver.stop(sandbox.id, grace=0)
             faults.point("restore.begun")
-            endpoint = await driver.restore(sandbox.id, target.id, memory=memory)
+            endpoint = await driver.restore(sandbox.id, target.id, memory=memory, take=take)
             if endpoint is None or target.keys is None:
                 return self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)
             if target.machine != sandbox.id:

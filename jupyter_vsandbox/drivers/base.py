@@ -1,8 +1,8 @@
 """The contract that every driver keeps.
 
 A machine is named by its sandbox's id; a driver finds all it needs to know of it from that id, in
-any process of the same user. Order of calls: `template` (once per image and shape), then per
-machine `start` or `restore`, any of `wait_exit`, `usage`, `snapshot`, `restore`, `boot`, `stop`,
+any process of the same user. Order of calls: `connect`, `template` (once per image and shape), then per
+machine `start`, `fork` or `restore`, any of `wait_exit`, `usage`, `snapshot`, `restore`, `boot`, `stop`,
 and at last `delete`. The caller holds a lock per machine: two verbs on one machine never run at
 once. Verbs on different machines do.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.work import Work
 
     Warm = Callable[[Endpoint, LinkKeys], Awaitable[None]]
+    Progress = Callable[[str, float | None, str], None]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class Capabilities:
     """`start` resumes a running kernel instead of booting."""
     memory_snapshots: bool
     """`snapshot` can keep the memory of a running machine, and `restore` bring it back."""
+    on_this_host: bool
+    """Machines take the memory of this host."""
+    memory_anywhere: bool
+    """`restore` can bring it back in any machine; else only where it was, and `fork` is for others."""
 
 
 class Driver(Protocol):
@@ -86,11 +91,31 @@ class Driver(Protocol):
     name: str
     capabilities: Capabilities
 
+    async def connect(self) -> None:
+        """Get to know what there is; what is no coroutine below tells only what is known.
+
+        Called before anything else; twice is harmless, and costs nothing.
+
+        Raises:
+            Transient: what runs the machines is not to be reached.
+            Permanent: it does not let this user in.
+        """
+
     async def checks(self) -> list[Check]:
         """Examine the host; never raises. Called by ``doctor``."""
 
     async def accelerator(self) -> Accelerator:
         """How guests are run on this host, found out once per boot of the host."""
+
+    async def publish(self, image: Image, progress: Progress) -> bool:
+        """Bring an image to where its machines are made; returns whether it was not there yet.
+
+        `progress` is told the stage, the share of it that is done (`None`: unknown), and a line for people.
+        Cancelled or failed, it leaves nothing behind.
+
+        Raises:
+            Exhausted: there is no room for it.
+        """
 
     async def template(self, image: Image, shape: Shape, keys: LinkKeys, warm: Warm) -> Template:
         """Return the template for an image, made now if there is none.
@@ -114,10 +139,28 @@ class Driver(Protocol):
             Permanent: it did not start. Nothing of the machine is left.
         """
 
+    async def fork(self, machine_id: str, source_id: str) -> Endpoint:
+        """Start a machine that goes on where another one is right now, which is not disturbed.
+
+        Called only where `Capabilities.memory_anywhere` is false. It has the other's keys until it is given
+        its own.
+
+        Raises:
+            InvalidState: the other one does not run.
+            Unsupported: there is no such way; a snapshot of its disk can be restored.
+        """
+
+    async def mac(self, machine_id: str) -> str:
+        """The MAC address that the network knows a machine by; "" where it may take any.
+
+        Called before a new machine is given its identity. Raises as `connect` does.
+        """
+
     async def boot(self, machine_id: str, image: Image, shape: Shape, keys: LinkKeys) -> Endpoint:
         """Start a stopped machine from its own disk.
 
-        Returns as soon as the boot has begun; the agent takes as long as the guest needs.
+        Returns as soon as the boot has begun and it is known where the agent will be; that takes as long
+        as the guest needs.
         """
 
     async def snapshot(
@@ -140,11 +183,14 @@ class Driver(Protocol):
             Exhausted: not enough disk.
         """
 
-    async def restore(self, machine_id: str, snapshot_id: str, *, memory: bool = True) -> Endpoint | None:
+    async def restore(
+        self, machine_id: str, snapshot_id: str, *, memory: bool = True, take: bool = False
+    ) -> Endpoint | None:
         """Put a machine, new or not running, to a snapshot of its own or of another machine.
 
         With memory it runs when this returns, and its agent is reached with the keys it had when the
-        snapshot was taken. Without, only the disk is put back, nothing runs, and `None` is returned.
+        snapshot was taken. Without, only the disk is put back, nothing runs, and `None` is returned. `take`:
+        the machine that the snapshot is of is about to be deleted, and may be used up for this.
 
         Raises:
             NotFound: the snapshot's files are gone.
@@ -152,7 +198,9 @@ class Driver(Protocol):
             Unsupported: this host or this QEMU cannot load its memory; its disk can be had.
         """
 
-    async def check_snapshot(self, snapshot_id: str, *, memory: bool) -> None:
+    async def check_snapshot(
+        self, machine_id: str, snapshot_id: str, *, memory: bool, take: bool = False
+    ) -> None:
         """Raise what `restore` would: called before a machine is ended to be put there."""
 
     async def measure(self, snapshot_id: str, image: Image, *, memory: bool) -> Extent:
@@ -254,5 +302,5 @@ class Driver(Protocol):
             snapshots: all that there are.
         """
 
-    def remove_templates(self, image_id: str) -> None:
+    async def remove_templates(self, image_id: str) -> None:
         """Forget the templates of an image. Clones that run are not disturbed."""

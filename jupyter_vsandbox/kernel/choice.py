@@ -61,7 +61,7 @@ class Choice:
             Conflict: another kernel uses the one that was asked for.
         """
         used: Conflict | None = None
-        if mine := attach or self.service.bound(notebook, self.runtime):
+        if mine := attach or self.service.bound(notebook, self.runtime, self.driver):
             before = await self.service.settled(mine)
             try:
                 claimed = await self.service.claim(mine, self.kernel_id, notebook)
@@ -72,7 +72,8 @@ class Choice:
             else:
                 return Found(claimed, before.state is State.STOPPED)
         created = await self._new(notebook)
-        refill(self.service.settings, self.runtime)
+        if self.service.on_this_host(created):  # elsewhere, nothing is kept running for nobody
+            refill(self.service.settings, self.runtime)
         if used is None:
             return Found(created)
         notice = f"{notebook} runs in two kernels at once; this one has a new machine, {created.id}. {used}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -42,9 +43,22 @@ class Offer:
     language: str
 
 
-def spec_name(runtime: str) -> str:
-    """The kernel's name in Jupyter."""
-    return f"vsandbox-{runtime}"
+_TITLES = {"vsphere": "vSphere"}
+_TRAILING = re.compile(r"\s*\([^()]*\)$")
+
+
+def spec_name(runtime: str, driver: str = "qemu") -> str:
+    """The kernel's name in Jupyter; `driver` may be ``NAME:POOL``."""
+    return f"vsandbox-{runtime}" + ("" if driver == "qemu" else f"-{driver.replace(':', '-')}".lower())
+
+
+def display_name(recipe: Recipe | Offer, driver: str = "qemu") -> str:
+    """What the kernel picker shows: "Python 3.11 (vSphere, iot-pool)"."""
+    if driver == "qemu":
+        return recipe.display_name
+    name, _, pool = driver.partition(":")
+    where = ", ".join(filter(None, (_TITLES.get(name, name), pool)))
+    return f"{_TRAILING.sub('', recipe.display_name)} ({where})"
 
 
 def kernel_json(recipe: Recipe | Offer, driver: str = "qemu") -> dict[str, object]:
@@ -52,7 +66,7 @@ def kernel_json(recipe: Recipe | Offer, driver: str = "qemu") -> dict[str, objec
     return {
         # Never run on the host: the provisioner starts what the guest's own recipe says.
         "argv": ["jupyter-vsandbox", "{connection_file}"],
-        "display_name": recipe.display_name,
+        "display_name": display_name(recipe, driver),
         "language": recipe.language,
         "interrupt_mode": "signal",
         "kernel_protocol_version": "5.5",
@@ -67,7 +81,7 @@ def kernel_json(recipe: Recipe | Offer, driver: str = "qemu") -> dict[str, objec
     }
 
 
-def install(recipe: Recipe | Offer) -> str:
+def install(recipe: Recipe | Offer, driver: str = "qemu") -> str:
     """Write or replace the kernelspec of a runtime in this Python environment, or for this user.
 
     Returns:
@@ -76,19 +90,21 @@ def install(recipe: Recipe | Offer) -> str:
     in_environment = sys.prefix != sys.base_prefix
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        (Path(folder) / "kernel.json").write_text(json.dumps(kernel_json(recipe), indent=1) + "\n")
+        (Path(folder) / "kernel.json").write_text(json.dumps(kernel_json(recipe, driver), indent=1) + "\n")
         (Path(folder) / LOGO).write_text(resources.files(__package__).joinpath(LOGO).read_text())
         return KernelSpecManager().install_kernel_spec(
             folder,
-            kernel_name=spec_name(recipe.name),
+            kernel_name=spec_name(recipe.name, driver),
             user=not in_environment,
             prefix=sys.prefix if in_environment else None,
         )
 
 
 def uninstall(runtime: str) -> None:
-    """Remove the kernelspec of a runtime. Harmless if there is none."""
-    remove(spec_name(runtime))
+    """Remove the kernelspecs of a runtime, for whatever driver. Harmless if there is none."""
+    for name in KernelSpecManager().find_kernel_specs():
+        if name == spec_name(runtime) or name.startswith(spec_name(runtime, "vsphere")):
+            remove(name)
 
 
 def remove(kernel: str) -> None:

@@ -78,7 +78,7 @@ class Forks:
         """A fork as ``Fork`` of openapi.yaml."""
         return {
             "sandbox": await self._describe.one(made.sandbox.id),
-            "kernel": spec_name(made.sandbox.runtime),
+            "kernel": spec_name(made.sandbox.runtime, made.sandbox.driver),
             "notebook": made.notebook or None,
         }
 

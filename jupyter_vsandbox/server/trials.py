@@ -116,7 +116,7 @@ class Trials:
     async def _kernel(self, sandbox: Sandbox) -> AsyncIterator[AsyncKernelManager]:
         """A kernel in a sandbox, let go at the end."""
         manager = AsyncKernelManager(
-            kernel_name=spec_name(sandbox.runtime),
+            kernel_name=spec_name(sandbox.runtime, sandbox.driver),
             config=self._kernels.config,
             kernel_spec_manager=self._kernels.kernel_spec_manager,
         )

@@ -96,7 +96,7 @@ def sandbox(record: Sandbox, facts: Facts) -> Json:
         "state": record.state.value,
         "shape": _shape(record.shape),
         "created": record.created,
-        "kernel": spec_name(record.runtime),
+        "kernel": spec_name(record.runtime, record.driver),
         "kernel_id": record.kernel_id,
         "notebook": record.notebook,
         "notebook_path": facts.notebook,

@@ -66,6 +66,7 @@ GOALS = {
     "hibernated_processes": "0",
     "list_100_hibernated_ms": "<= 1000",
     "start_vs_native": "<= 1 (0.5)",
+    "vsphere_overhead_ratio": "<= 1.5",
     "clone_private_mb": "<= 50",
 }
 
@@ -351,6 +352,16 @@ def show(
         console.print(asyncio.run(service.driver("qemu").accelerator()).reason)
 
 
+def bench_vsphere(figures: Figures, service: SandboxService, count: int) -> None:
+    """Time many sandboxes on a vCenter, and see how much of that is not the vCenter's."""
+    from on_vsphere import AT_A_TIME, COUNT, DELAY, measure  # beside this file; needs the simulator
+
+    for _ in range(count):
+        done = measure()
+        figures.add("vsphere_sandboxes_per_s", COUNT / done.seconds, "1/s")
+        figures.add("vsphere_overhead_ratio", done.overhead(DELAY, AT_A_TIME), "ratio")
+
+
 PARTS = {
     "starts": (bench_starts, 1),
     "cold": (bench_cold_starts, 1),
@@ -358,6 +369,7 @@ PARTS = {
     "timetravel": (bench_timetravel, 1),
     "compare": (bench_compare, 0.5),
     "kishu": (bench_kishu, 0.5),
+    "vsphere": (bench_vsphere, 0.1),
 }
 """What can be measured, and how many samples it has per sample of a start."""
 

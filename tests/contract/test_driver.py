@@ -284,7 +284,7 @@ async def test_memory_of_another_qemu_is_refused_and_the_disk_can_be_had(
             await driver.stop(machine_id, 0)
             monkeypatch.setattr("jupyter_vsandbox.drivers.qemu.accel.qemu_version", lambda: "QEMU 99")
             with pytest.raises(Unsupported, match=r"QEMU 99.*disk only"):
-                await driver.check_snapshot("c" * 12, memory=True)
+                await driver.check_snapshot(machine_id, "c" * 12, memory=True)
             with pytest.raises(Unsupported, match=r"QEMU 99.*disk only"):
                 await driver.restore(machine_id, "c" * 12)
             assert await driver.restore(machine_id, "c" * 12, memory=False) is None
@@ -350,7 +350,7 @@ async def test_a_failed_snapshot_leaves_nothing_and_the_machine_runs_on(
         await driver.snapshot(machine_id, "d" * 12, memory=True)
         await driver.forget(["d" * 12])
         with pytest.raises(NotFound):
-            await driver.check_snapshot("e" * 12, memory=True)
+            await driver.check_snapshot(machine_id, "e" * 12, memory=True)
 
 
 async def test_templates_are_removed_under_running_clones(
@@ -358,7 +358,7 @@ async def test_templates_are_removed_under_running_clones(
 ) -> None:
     """Comes last: the template is gone after it."""
     async with machine(driver, template) as (_, endpoint):
-        driver.remove_templates(image.id)
+        await driver.remove_templates(image.id)
         assert await run(endpoint, template.keys, "import pandas") == "ok"
         with pytest.raises(SandboxError):
             await driver.start(uuid.uuid4().hex[:12], template)

@@ -243,7 +243,10 @@ async def test_a_recipe_becomes_a_runtime_of_ones_own(ask, settings):
 async def test_a_pool_says_what_is_promised(recorded, ask, settings, monkeypatch):
     [pool] = (await ask("GET", "pools"))[1]["pools"]
     assert pool["memory"]["used"] == 0  # nobody can tell: the driver is not installed
-    driver = SimpleNamespace(usage=lambda machine_id: Usage(memory=7 * MIB, disk=0, cpu=0))
+    driver = SimpleNamespace(
+        usage=lambda machine_id: Usage(memory=7 * MIB, disk=0, cpu=0),
+        capabilities=SimpleNamespace(on_this_host=True),
+    )
     monkeypatch.setattr(registry, "get", lambda name, settings: driver)
     [pool] = (await ask("GET", "pools"))[1]["pools"]
     assert pool["sandboxes"] == [SANDBOX.id]

@@ -44,6 +44,9 @@ class Driver:
         self.broken = None
         self.full = ""
 
+    async def connect(self):
+        pass
+
     def usage(self, machine_id):
         return Usage(memory=40 * MIB, disk=3 * MIB, cpu=1.5)
 
@@ -75,7 +78,7 @@ class Driver:
     async def sweep(self, debris, snapshots):
         pass
 
-    def remove_templates(self, image_id):
+    async def remove_templates(self, image_id):
         self.without_templates.append(image_id)
 
 
@@ -453,7 +456,7 @@ def test_a_broken_recipe_does_not_hide_the_others(settings, built, run):
 
 @pytest.mark.parametrize(("status", "code"), [(Status.OK, 0), (Status.WARN, 0), (Status.FAIL, 1)])
 def test_doctor(settings, built, run, monkeypatch, status, code):
-    async def examine(settings):
+    async def examine(settings, driver):
         return doctor.Report((Check("accelerator", status, "as it is", "Mend it."),))
 
     monkeypatch.setattr(doctor, "examine", examine)

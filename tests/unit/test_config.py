@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
-from jupyter_vsandbox.config import BASENAME, VSandbox, load_settings
+from jupyter_vsandbox.config import BASENAME, VSandbox, VSphere, load_settings
 from jupyter_vsandbox.domain.errors import InvalidRequest
-from jupyter_vsandbox.settings import Settings
+from jupyter_vsandbox.settings import ResourcePool, Settings, VCenter
 
 
 @pytest.fixture
@@ -27,7 +27,11 @@ def config_folder(tmp_path, monkeypatch):
 def test_every_setting_has_a_documented_trait():
     traits = VSandbox.class_traits(config=True)
     own = {name: trait for name, trait in traits.items() if trait.this_class is VSandbox}
-    assert set(own) == {field.name for field in dataclasses.fields(Settings)}
+    assert {*own, "vcenter"} == {field.name for field in dataclasses.fields(Settings)}
+    assert all(trait.help for trait in own.values())
+    traits = VSphere.class_traits(config=True)
+    own = {name: trait for name, trait in traits.items() if trait.this_class is VSphere}
+    assert set(own) == {field.name for field in dataclasses.fields(VCenter)}
     assert all(trait.help for trait in own.values())
 
 
@@ -54,8 +58,32 @@ def test_every_trait_reaches_its_setting():
         "hibernate_after": 8.5,
         "mirror": "https://mirror.example/debian",
     }
-    expected = values | {"home": Path("/srv/vsandbox"), "recipe_folders": (Path("/srv/recipes"),)}
-    assert dataclasses.asdict(load_settings(Config(VSandbox=values))) == expected
+    vcenter = {
+        "host": "vcenter.example",
+        "port": 8443,
+        "user": "sandboxes",
+        "password_file": "/srv/password",
+        "ca": "/srv/ca.pem",
+        "datacenter": "A",
+        "cluster": "B",
+        "folder": "C",
+        "datastore": "D",
+        "network": "E",
+        "prefix": "lab",
+        "clone": "instant",
+        "pools": [{"name": "iot-pool", "memory_limit": 7, "shares": "low"}],
+        "parallel": 8,
+        "call_seconds": 9.5,
+        "task_seconds": 10.5,
+        "boot_seconds": 11.5,
+    }
+    settings = load_settings(Config(VSandbox=values, VSphere=vcenter))
+    pools = (ResourcePool("iot-pool", memory_limit=7, shares="low"),)
+    assert dataclasses.replace(settings.vcenter, pools=()) == VCenter(**vcenter | {"pools": ()})
+    assert settings.vcenter.pools == pools
+    assert Settings.from_json(settings.to_json()) == settings
+    paths = {"home": Path("/srv/vsandbox"), "recipe_folders": (Path("/srv/recipes"),)}
+    assert dataclasses.replace(settings, vcenter=VCenter()) == Settings(**values | paths)
 
 
 def test_files_are_read_and_overridden(config_folder):
@@ -74,6 +102,8 @@ def test_files_are_read_and_overridden(config_folder):
 def test_a_wrong_value_is_named(config_folder):
     with pytest.raises(InvalidRequest, match="accelerator"):
         load_settings(Config(VSandbox={"accelerator": "magic"}))
+    with pytest.raises(InvalidRequest, match="memory_limits"):
+        load_settings(Config(VSphere={"pools": [{"name": "iot-pool", "memory_limits": 7}]}))
     (config_folder / f"{BASENAME}.py").write_text("c.VSandbox.standby = ")
     with pytest.raises(InvalidRequest, match=f"{BASENAME}.py"):
         load_settings()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Accelerator, Image, LinkKeys, Shape
-    from jupyter_vsandbox.drivers.base import Extent, Template, Warm
+    from jupyter_vsandbox.drivers.base import Extent, Progress, Template, Warm
     from jupyter_vsandbox.drivers.qemu.memory import Pages
     from jupyter_vsandbox.work import Work
 
@@ -47,7 +47,12 @@ class QemuDriver(Machines):
     """Runs machines with the QEMU of this host. Implements `Driver`; see there for the promises."""
 
     name = "qemu"
-    capabilities = Capabilities(memory_clones=True, memory_snapshots=True)
+    capabilities = Capabilities(
+        memory_clones=True, memory_snapshots=True, on_this_host=True, memory_anywhere=True
+    )
+
+    async def connect(self) -> None:
+        """See `Driver`; all that there is, is on this host."""
 
     async def checks(self) -> list[Check]:
         """See `Driver`."""
@@ -56,6 +61,10 @@ class QemuDriver(Machines):
     async def accelerator(self) -> Accelerator:
         """See `Driver`."""
         return await accel.probe(self._settings)
+
+    async def publish(self, image: Image, progress: Progress) -> bool:
+        """See `Driver`; images are built where this driver has them."""
+        return False
 
     async def template(self, image: Image, shape: Shape, keys: LinkKeys, warm: Warm) -> Template:
         """See `Driver`."""
@@ -90,6 +99,14 @@ class QemuDriver(Machines):
         except BaseException:
             await self.delete(machine_id)
             raise
+
+    async def fork(self, machine_id: str, source_id: str) -> Endpoint:
+        """See `Driver`."""
+        raise Unsupported("Memory is forked from a snapshot.")
+
+    async def mac(self, machine_id: str) -> str:
+        """See `Driver`; each machine is alone in its network."""
+        return ""
 
     async def boot(self, machine_id: str, image: Image, shape: Shape, keys: LinkKeys) -> Endpoint:
         """See `Driver`."""
@@ -225,7 +242,9 @@ class QemuDriver(Machines):
         sums = checksums(draft, layer, memory=source is not None)
         self._points.write(draft, replace(point, checksums=sums, below=self._points.sums_below(layer)))
 
-    async def restore(self, machine_id: str, snapshot_id: str, *, memory: bool = True) -> Endpoint | None:
+    async def restore(
+        self, machine_id: str, snapshot_id: str, *, memory: bool = True, take: bool = False
+    ) -> Endpoint | None:
         """See `Driver`."""
         point = self._points.get(snapshot_id)
         if memory:
@@ -303,7 +322,9 @@ class QemuDriver(Machines):
         await self._flatten(self._qemu(machine_id), above)
         return Endpoint("127.0.0.1", port)
 
-    async def check_snapshot(self, snapshot_id: str, *, memory: bool) -> None:
+    async def check_snapshot(
+        self, machine_id: str, snapshot_id: str, *, memory: bool, take: bool = False
+    ) -> None:
         """See `Driver`."""
         point = self._points.get(snapshot_id)
         if memory:
@@ -460,8 +481,11 @@ class QemuDriver(Machines):
             return Usage(memory=0, disk=disk, cpu=0.0)
         return Usage(memory=_private_memory(process.pid), disk=disk, cpu=_cpu_seconds(process.pid))
 
-    def remove_templates(self, image_id: str) -> None:
+    async def remove_templates(self, image_id: str) -> None:
         """See `Driver`."""
+        await asyncio.to_thread(self._remove_templates, image_id)
+
+    def _remove_templates(self, image_id: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             for folder in self._settings.templates.iterdir():
                 found = template.load(folder)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jupyter_vsandbox.domain.errors import Unsupported
+from jupyter_vsandbox.domain.errors import NotFound, Unsupported
 from jupyter_vsandbox.domain.model import Endpoint
 from jupyter_vsandbox.drivers.qemu import accel, fitting, template
 from jupyter_vsandbox.drivers.qemu.command import Command
@@ -50,7 +50,9 @@ class Origin:
 class Machines:
     """The part of the driver that knows where everything is."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pool: str = "") -> None:
+        if pool:
+            raise NotFound(f"The driver qemu has no pools, and so none called {pool!r}.")
         self._settings = settings
         self._points = Points(settings.snapshots, settings.layers)
 
