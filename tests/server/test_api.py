@@ -80,7 +80,7 @@ async def test_sandboxes(jp_fetch, monkeypatch):
             "state": "running",
             "shape": {"memory": GIB, "vcpus": 1},
             "created": 1.5,
-            "kernel": "vsandbox-python-3.11",
+            "kernel": "vsandbox-python-3.11-fake",
             "kernel_id": "kernel-1",
             "notebook": "work/a.ipynb",
             "notebook_path": None,

@@ -202,6 +202,21 @@ async def test_a_running_machine_is_forked(extended: Lab) -> None:
     assert extended.names() == [], parent
 
 
+async def test_a_warm_machine_that_ended_is_replaced(extended: Lab) -> None:
+    driver = extended.driver(clone="instant")
+    await template(driver, extended)
+    [ended] = extended.names()
+    with extended.simulator.look() as content:
+        extended.simulator.folder(content, extended.settings.vcenter.folder).childEntity[-1].PowerOff()
+    await driver._connection.watch.refresh_all()
+    await driver.start(ONE, await template(driver, extended))
+    await driver.delete(ONE)
+    [parent] = extended.names()
+    assert parent != ended
+    await driver.remove_templates(extended.image.id)
+    assert extended.names() == []
+
+
 async def test_where_there_is_no_instant_clone_machines_boot_and_it_is_said(simulators, new_lab) -> None:
     lab = new_lab(simulators("plain"))
     driver = lab.driver(clone="auto")

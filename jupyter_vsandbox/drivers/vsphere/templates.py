@@ -43,6 +43,9 @@ class Templates(Machines):
             keys = _kept_keys(folder / f"{name}.json", keys)
             made = Template(name, image.id, image.append, shape, kind, keys)
             if instant and self._parent(made) is None:
+                for ended in self._vms(Role.PARENT):
+                    if ended.marks.machine == made.id:
+                        await self._retire(ended)
                 await self._make_parent(made, source, warm)
         return made
 
