@@ -13,7 +13,14 @@ PACKAGE = Path(jupyter_vsandbox.__file__).parent
 CONFIG = PACKAGE / "runtimes" / "assets" / "rootfs" / "etc" / "ipython" / "ipython_config.py"
 MODULES = [*sorted((PACKAGE / "guest").glob("*.py")), CONFIG]
 # The agent has an environment of its own; the rest is what IPython brings, or is gone without.
-MORE = {"agent": {"zmq"}, "door": {"zmq"}, "kernel": {"zmq"}, "magics": {"IPython"}, "panel": {"ipywidgets"}}
+MORE = {
+    "agent": {"zmq"},
+    "door": {"zmq"},
+    "kernel": {"zmq"},
+    "magics": {"IPython"},
+    "panel": {"ipywidgets"},
+    "serving": {"zmq"},
+}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
