@@ -40,18 +40,29 @@ def outputs_text(number: int, old: Sequence[Any], new: Sequence[Any]) -> str:
     """
     import nbformat
     from nbdime import diff_notebooks
+    from nbdime.diffing.notebooks import diff_single_outputs
     from nbdime.prettyprint import PrettyPrintConfig, pretty_print_diff
 
-    notebooks: list[Any] = [
-        nbformat.from_dict({"cells": [{"cell_type": "code", "id": "cell", "source": "", "outputs": outputs}]})  # type: ignore[no-untyped-call]
-        for outputs in (old, new)
-    ]
     # Other programs than this one are not to be run with what a guest has put out.
     told = PrettyPrintConfig(out=io.StringIO(), use_git=False, use_diff=False, use_color=False)
+    before, after = (nbformat.from_dict(list(outputs)) for outputs in (old, new))  # type: ignore[no-untyped-call]
+    if [_kind(output) for output in before] == [_kind(output) for output in after]:
+        for place, (was, now) in enumerate(zip(before, after, strict=True)):
+            path = f"/cells/{number}/outputs/{place}"
+            pretty_print_diff(was, diff_single_outputs(was, now), path, told)
+        return str(told.out.getvalue())
+    notebooks: list[Any] = [
+        nbformat.from_dict({"cells": [{"cell_type": "code", "id": "cell", "source": "", "outputs": outputs}]})  # type: ignore[no-untyped-call]
+        for outputs in (before, after)
+    ]
     for cells in diff_notebooks(*notebooks):
         for cell in cells["diff"]:
             pretty_print_diff(notebooks[0].cells[cell["key"]], cell["diff"], f"/cells/{number}", told)
     return str(told.out.getvalue())
+
+
+def _kind(output: Any) -> tuple[str, str]:  # noqa: ANN401 - JSON
+    return output["output_type"], output.get("name", "")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -259,12 +259,11 @@ def test_a_command_is_compared_tried_discarded_kept_and_undone(start_kernel: Sta
     content, text = reply(kernel, line + "\nimport packaging\npackaging.__version__", 600)
     assert content["status"] == "ok", content
     assert "! '22.0'" in text
-    names = kernel.value("[column['name'] for column in found]")
-    assert names == ["as it is", f"after {upgrade}"]
-    assert kernel.value("found[1]['versions']['packaging']") == "22.0"
+    [[before, _], [after, version]] = kernel.value("[[c['name'], c['versions']['packaging']] for c in found]")
+    assert (before, after, version) == ("as it is", f"after {upgrade}", "22.0")
 
     content, text = reply(kernel, "%vsandbox try echo nothing", 600)
-    assert "0 of 2 cells" in text, content
+    assert "0 of 3 cells" in text, content
     assert len(kernel.home.records()) == others + 1
     assert "nothing has changed" in reply(kernel, "%vsandbox discard")[1]
     assert len(kernel.home.records()) == others
@@ -273,9 +272,9 @@ def test_a_command_is_compared_tried_discarded_kept_and_undone(start_kernel: Sta
 
     content, text = reply(kernel, f"%vsandbox try {upgrade}", 600)
     assert content["status"] == "ok", content
-    assert "## inserted before /cells/0/outputs/0:" in text
-    assert "\n+      22.0\n" in text
-    assert "1 of 2 cells" in text
+    assert "## modified /cells/0/outputs/0/text:" in text
+    assert "\n+  22.0\n" in text
+    assert "1 of 3 cells" in text
     assert kernel.value("packaging.__version__") != "22.0"
     assert reply(kernel, "%vsandbox keep", 120)[0]["status"] == "aborted"
     assert kernel.value("[packaging.__version__, y]") == ["22.0", 42]

@@ -74,3 +74,30 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path):
 
 def test_without_a_notebook_there_is_a_note(tmp_path):
     assert "no notebook" in cells.compare(None, tmp_path).note
+
+
+def stream(text, name="stdout"):
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            [stream("1\n2\n")],
+            [stream("1\n3\n")],
+            "## modified /cells/4/outputs/0/text:\n@@ -1,2 +1,2 @@\n   1\n-  2\n+  3\n",
+        ),
+        (
+            [printed("'a'")],
+            [printed("'b'", None)],
+            "## modified /cells/4/outputs/0/data/text/plain:\n-  'a'\n+  'b'\n",
+        ),
+        ([], [stream("new")], "## inserted before /cells/4/outputs/0:\n+  output:"),
+        ([stream("same")], [stream("same")], ""),
+    ],
+)
+def test_outputs_that_differ_are_told_as_nbdime_tells_them(old, new, told):
+    text = cells.outputs_text(4, old, new)
+    assert told in text
+    assert bool(text) == bool(told)
