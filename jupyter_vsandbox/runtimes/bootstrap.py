@@ -163,6 +163,8 @@ def command(
     hooks = [
         ("essential", f"tar-in {shlex.quote(str(outputs.part('early.tar')))} /"),
         ("customize", f"tar-in {shlex.quote(str(outputs.part('late.tar')))} /"),
+        # Where nothing is mounted there, ordinary users need it all the same: Python's process pools do.
+        *([] if mounts else [("customize", 'chmod 1777 "$1/dev/shm"')]),
         ("customize", f'chroot "$1" sh {folder}/customize.sh'),
         *(
             ("customize", f"download {inside} {shlex.quote(str(outputs.part(Path(inside).name)))}")

@@ -86,6 +86,7 @@ def test_root_of_a_container_builds_without_mounting_anything(
         assert "--mode=root" in argv
         assert ("unshare" in argv) == rights
         hook = next(option for option in argv if "mke2fs" in option)
+        assert any("/dev/shm" in option for option in argv) != rights
         assert ("mount --bind" in hook) == ("unshare --mount" in hook) == rights
 
 
