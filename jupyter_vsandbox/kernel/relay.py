@@ -40,9 +40,13 @@ PASSIVE = frozenset(
     {
         "comm_info_request",
         "connect_request",
+        # JupyterLab's, before any comm: what is then said over that counts.
+        "create_subshell_request",
         "debug_request",
+        "delete_subshell_request",
         "history_request",
         "kernel_info_request",
+        "list_subshell_request",
         "usage_request",
     }
 )

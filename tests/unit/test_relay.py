@@ -347,6 +347,7 @@ async def test_asking_for_widgets_wakes_no_machine_and_using_one_does(folder):
     async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
         kernel.asleep = True
         kept = [
+            await say("create_subshell_request", "a"),
             await say("comm_open", "a", target_name="jupyter.widget.control"),
             await say("comm_msg", "a"),
             await say("comm_close", "a"),
