@@ -342,6 +342,8 @@ class Relay:
             if request.due:
                 self._outstanding[header["msg_id"]] = request
             if asleep:
+                # Jupyter Server keeps what it hears first from its clients, which wait for a status then.
+                await self._publish(request, "status", {"execution_state": "idle"})
                 continue
             await self._kernel.deliver(channel.encode(), message)
             if self.notice and request.is_cell:
