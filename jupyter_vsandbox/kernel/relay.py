@@ -40,9 +40,13 @@ PASSIVE = frozenset(
     {
         "comm_info_request",
         "connect_request",
+        # JupyterLab's, before any comm: what is then said over that counts.
+        "create_subshell_request",
         "debug_request",
+        "delete_subshell_request",
         "history_request",
         "kernel_info_request",
+        "list_subshell_request",
         "usage_request",
     }
 )
@@ -362,6 +366,8 @@ class Relay:
             if request.due:
                 self._outstanding[header["msg_id"]] = request
             if asleep:
+                # Jupyter Server keeps what it hears first from its clients, which wait for a status then.
+                await self._publish(request, "status", {"execution_state": "idle"})
                 continue
             await self._kernel.deliver(channel.encode(), message)
             if self.notice and request.is_cell:

@@ -58,7 +58,7 @@ def add(lab: Lab, path: Path, recipe: str) -> None:
 
 def test_a_recipe_is_added_and_its_build_fails(lab: Lab, tmp_path: Path):
     add(lab, tmp_path / "broken.toml", 'name = "broken"\nsuite = "bookworm"\n')
-    expect(lab.told("recipe")).to_contain_text("suite")
+    expect(lab.told("recipe: base: it is missing")).to_be_visible()
     lab.picture("no-recipe")
     add(lab, tmp_path / "mine.toml", RECIPE)
     expect(lab.told("Mine (sandbox) is there; build it next.")).to_be_visible()

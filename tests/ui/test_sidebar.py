@@ -290,7 +290,7 @@ def test_server_is_restarted(lab: Lab, server: Server):
 
 
 def test_in_notebook_7(lab: Lab):
-    lab.write("seven.ipynb", "import sys")
+    lab.write("seven.ipynb", "x = 'old'", "x = 'new'", "print(x)")
     said: list[str] = []
     lab.page.on("console", lambda line: said.append(line.text) if line.type in LOUD else None)
     lab.page.goto(f"{lab.server.url}/notebooks/seven.ipynb?token={TOKEN}")
@@ -298,13 +298,18 @@ def test_in_notebook_7(lab: Lab):
     lab.page.locator(".lm-Menu-item[data-type=submenu]").filter(has_text="Sandbox").click()
     lab.page.get_by_role("menuitem", name="Show the Sandbox Panel").click()
     expect(lab.state()).to_have_text("running")
-    lab.run("x = 'old'")
+    run = lab.page.get_by_role("button", name="Run this cell and advance")
+    prompts = lab.page.locator(".jp-CodeCell .jp-InputPrompt")
+    run.click()
+    expect(prompts.nth(0)).to_have_text("[1]:")
     lab.snapshot("before")
-    lab.run("x = 'new'")
+    run.click()
+    expect(prompts.nth(1)).to_have_text("[2]:")
     lab.on_row(lab.row("before"), "Roll back to")
     lab.accept()
     expect(lab.told("is back at “before”")).to_be_visible()
-    expect(lab.run("print(x)")).to_have_text("old")
+    run.click()
+    expect(lab.page.locator(".jp-OutputArea-output").first).to_have_text("old")
     lab.picture("old-value")
     lab.on_row(lab.row("before"), "What changed since")
     diff = lab.page.locator(".jp-VSandbox-diff")

@@ -360,10 +360,13 @@ async def test_a_kernel_that_sleeps_is_introduced_and_asked_the_rest_when_it_wak
         await control.send_multipart(session.serialize(asked))
         reply = session.deserialize(session.feed_identities(await control.recv_multipart())[1])
         assert (reply["msg_type"], reply["content"]) == ("kernel_info_reply", told)
-        frames = [await iopub.recv_multipart() for _ in range(2)]
+        frames = [await iopub.recv_multipart() for _ in range(3)]
         published = [session.deserialize(session.feed_identities(each)[1]) for each in frames]
-        assert [each["content"]["execution_state"] for each in published] == ["busy", "idle"]
-        assert {each["parent_header"]["msg_id"] for each in [*published, reply]} == {asked["msg_id"]}
+        states = {asked["msg_id"]: [], widgets["msg_id"]: []}
+        for each in published:
+            states[each["parent_header"]["msg_id"]].append(each["content"]["execution_state"])
+        assert states == {asked["msg_id"]: ["busy", "idle"], widgets["msg_id"]: ["idle"]}
+        assert reply["parent_header"]["msg_id"] == asked["msg_id"]
         assert kernel.messages.empty()
         assert not relay.waiting
 
@@ -384,6 +387,7 @@ async def test_asking_for_widgets_wakes_no_machine_and_using_one_does(folder):
     async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
         kernel.asleep = True
         kept = [
+            await say("create_subshell_request", "a"),
             await say("comm_open", "a", target_name="jupyter.widget.control"),
             await say("comm_msg", "a"),
             await say("comm_close", "a"),
