@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -366,6 +367,8 @@ _GROUPS = {"images": "build, publish, list and remove images"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors become one line on standard error."""
+    if argv is None:  # whoever is asked to end tidies up, as at Ctrl+C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         arguments = make_parser().parse_args(argv)
     except SystemExit as end:  # --help, --version, or a usage error that argparse has told of

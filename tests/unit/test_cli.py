@@ -503,3 +503,15 @@ def test_what_cannot_be_imported_is_named(settings, driver, run, tmp_path):
 )
 def test_ages(seconds, text):
     assert render.age(seconds) == text
+
+
+def test_a_command_that_is_asked_to_end_tidies_up():
+    code = (
+        "import os, signal, sys\n"
+        "from jupyter_vsandbox import cli\n"
+        "cli.Session = lambda output: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.argv = ['jupyter-vsandbox', 'list']\n"
+        "sys.exit(cli.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "jupyter vsandbox: interrupted\n")
