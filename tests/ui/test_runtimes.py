@@ -60,6 +60,7 @@ def test_a_recipe_is_added_and_its_build_fails(lab: Lab, tmp_path: Path):
     add(lab, tmp_path / "broken.toml", 'name = "broken"\nsuite = "bookworm"\n')
     expect(lab.told("recipe: base: it is missing")).to_be_visible()
     lab.picture("no-recipe")
+    lab.told("recipe: base").get_by_role("button", name="Hide notification").click()
     add(lab, tmp_path / "mine.toml", RECIPE)
     expect(lab.told("Mine (sandbox) is there; build it next.")).to_be_visible()
     mine = runtime(lab, "Mine (sandbox)")

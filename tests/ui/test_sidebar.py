@@ -298,6 +298,7 @@ def test_in_notebook_7(lab: Lab):
     lab.page.locator(".lm-Menu-item[data-type=submenu]").filter(has_text="Sandbox").click()
     lab.page.get_by_role("menuitem", name="Show the Sandbox Panel").click()
     expect(lab.state()).to_have_text("running")
+    expect(lab.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_visible()
     run = lab.page.get_by_role("button", name="Run this cell and advance")
     prompts = lab.page.locator(".jp-CodeCell .jp-InputPrompt")
     run.click()
