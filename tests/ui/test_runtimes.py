@@ -78,6 +78,7 @@ def test_a_recipe_is_added_and_its_build_fails(lab: Lab, tmp_path: Path):
     expect(mine.get_by_role("log")).to_contain_text("no-package-is-called-so")
     expect(mine.get_by_role("button", name="Build")).to_be_enabled()
     lab.picture("failed")
+    lab.told("was not built").get_by_role("button", name="Hide notification").click()
 
 
 def test_a_build_is_followed_and_cancelled(lab: Lab, server: Server):
