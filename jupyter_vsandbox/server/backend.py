@@ -118,19 +118,14 @@ class Backend:
 
     async def verb(self, sandbox_id: str, verb: str) -> Operation:
         """Begin ``start``, ``stop``, ``hibernate``, ``wake`` or ``reset``."""
+        if verb == "stop":
+            return await self._begin_ending("stop", sandbox_id, self._service.stop)
         done = self._start if verb == "start" else getattr(self._service, verb)
         return await self._begin(verb, sandbox_id, lambda: done(sandbox_id), self._described)
 
     async def promote(self, fork_id: str) -> Operation:
-        """Begin to put a fork in the place of its origin; its kernel, if it is ours, is shut down then."""
-        fork = await self._existing(fork_id)
-
-        async def work(_: Report) -> wire.Json:
-            async with self._kernels.ending(fork.kernel_id):
-                promoted = await self._worker.call(self._service.promote(fork_id))
-            return await self._describe.one(promoted.id)
-
-        return self.operations.begin("promote", work, sandbox=fork_id)
+        """Begin to put a fork in the place of its origin."""
+        return await self._begin_ending("promote", fork_id, self._service.promote)
 
     async def rollback(self, sandbox_id: str, request: contract.RollbackRequest) -> Operation:
         """Begin to put a sandbox back to a snapshot."""
@@ -271,6 +266,19 @@ class Backend:
 
         async def work(_: Report) -> wire.Json | None:
             return await tell(await self._worker.call(act()))
+
+        return self.operations.begin(verb, work, sandbox=sandbox_id)
+
+    async def _begin_ending(
+        self, verb: str, sandbox_id: str, act: Callable[[str], Coroutine[Any, Any, Sandbox]]
+    ) -> Operation:
+        """Begin a verb that takes its machine away from a kernel; if that is ours, it is shut down then."""
+        sandbox = await self._existing(sandbox_id)
+
+        async def work(_: Report) -> wire.Json:
+            async with self._kernels.ending(sandbox.kernel_id):
+                after = await self._worker.call(act(sandbox_id))
+                return await self._describe.one(after.id)  # with its kernel, a disposable one is gone
 
         return self.operations.begin(verb, work, sandbox=sandbox_id)
 

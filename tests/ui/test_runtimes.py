@@ -60,6 +60,7 @@ def test_a_recipe_is_added_and_its_build_fails(lab: Lab, tmp_path: Path):
     add(lab, tmp_path / "broken.toml", 'name = "broken"\nsuite = "bookworm"\n')
     expect(lab.told("recipe: base: it is missing")).to_be_visible()
     lab.picture("no-recipe")
+    lab.told("recipe: base").get_by_role("button", name="Hide notification").click()
     add(lab, tmp_path / "mine.toml", RECIPE)
     expect(lab.told("Mine (sandbox) is there; build it next.")).to_be_visible()
     mine = runtime(lab, "Mine (sandbox)")
@@ -77,6 +78,7 @@ def test_a_recipe_is_added_and_its_build_fails(lab: Lab, tmp_path: Path):
     expect(mine.get_by_role("log")).to_contain_text("no-package-is-called-so")
     expect(mine.get_by_role("button", name="Build")).to_be_enabled()
     lab.picture("failed")
+    lab.told("was not built").get_by_role("button", name="Hide notification").click()
 
 
 def test_a_build_is_followed_and_cancelled(lab: Lab, server: Server):

@@ -175,6 +175,8 @@ def test_stop_and_delete(work: Lab):
     expect(work.dialog()).to_contain_text("the variables in its memory do not")
     work.accept()
     expect(work.state()).to_have_text("stopped")
+    # Its kernel ended with it: Jupyter would start that anew.
+    expect(work.page.locator("#jp-main-statusbar [title^='Change kernel']")).to_contain_text("No Kernel")
     expect(work.machine.get_by_role("meter", name="Memory")).to_have_count(0)
     expect(work.machine.get_by_role("meter", name="Disk")).to_be_visible()
     work.picture("stopped")
@@ -298,6 +300,7 @@ def test_in_notebook_7(lab: Lab):
     lab.page.locator(".lm-Menu-item[data-type=submenu]").filter(has_text="Sandbox").click()
     lab.page.get_by_role("menuitem", name="Show the Sandbox Panel").click()
     expect(lab.state()).to_have_text("running")
+    expect(lab.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_visible()
     run = lab.page.get_by_role("button", name="Run this cell and advance")
     prompts = lab.page.locator(".jp-CodeCell .jp-InputPrompt")
     run.click()
