@@ -80,12 +80,15 @@ check-typescript: labextension/node_modules/.package-lock.json
 vsphere: .venv vcenter ## Test the vSphere driver against a vCenter simulator
 	$(BIN)/pytest tests/vsphere -m "not machine" -n auto $(PYTEST_ARGS)
 
-test: check vsphere browser ## Do all of `check` and `vsphere`, then the tests that boot machines, at last those in a browser
+# The rest of them takes some minutes more: `make ui` has all.
+SOME_UI := tests/ui/test_many.py $(addprefix tests/ui/test_sidebar.py::,test_travel test_fork_and_promote test_hibernate)
+
+test: check vsphere browser ## Do all of `check` and `vsphere`, then the tests that boot machines, and some of `ui`
 	$(BIN)/pytest tests -m machine -n 2 --dist loadfile --ignore tests/ui $(PYTEST_ARGS)
 	@# By themselves: the browser's driver takes the loop of its process.
-	$(BIN)/pytest tests/ui $(PYTEST_ARGS)
+	$(BIN)/pytest $(SOME_UI) $(PYTEST_ARGS)
 
-ui: image labextension browser ## Use JupyterLab in a real browser; pictures go to test-reports/ui
+ui: image labextension browser ## Use all of JupyterLab's sidebar in a real browser; pictures go to test-reports/ui
 	$(BIN)/pytest tests/ui $(PYTEST_ARGS)
 
 fidelity: image ## Compare 200 random sequences of snapshot, rollback, fork … with a model
