@@ -81,7 +81,7 @@ vsphere: .venv vcenter ## Test the vSphere driver against a vCenter simulator
 	$(BIN)/pytest tests/vsphere -m "not machine" -n auto $(PYTEST_ARGS)
 
 # The rest of them takes some minutes more: `make ui` has all.
-SOME_UI := tests/ui/test_many.py $(addprefix tests/ui/test_sidebar.py::,test_travel test_fork_and_promote test_hibernate)
+SOME_UI := tests/ui/test_many.py $(addprefix tests/ui/test_sidebar.py::,test_travel test_hibernate)
 
 test: check vsphere browser ## Do all of `check` and `vsphere`, then the tests that boot machines, and some of `ui`
 	$(BIN)/pytest tests -m machine -n 2 --dist loadfile --ignore tests/ui $(PYTEST_ARGS)

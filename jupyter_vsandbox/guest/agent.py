@@ -81,19 +81,18 @@ class Agent(Serving):
             identity.set_clock(time.time() + step)
         return {"time": time.time()}
 
-    def attach(self, env=None, cwd="", history=""):
-        # type: (Optional[Dict[str, str]], str, str) -> Dict[str, Any]
+    def attach(self, env=None, cwd=""):
+        # type: (Optional[Dict[str, str]], str) -> Dict[str, Any]
         """Make the asking host the one that the kernel's messages go to.
 
         Args:
             env: environment variables to add to a kernel that is already running.
             cwd: folder to change to, where it exists.
-            history: file that such a kernel keeps its history in from now on, or ``:memory:``.
         """
         self.power_off_at = None
         cwd = cwd if cwd and os.path.isdir(cwd) else ""
-        if self.kernel is not None and (env or cwd or history):
-            self.kernel.resume(env, cwd, history=history)
+        if self.kernel is not None and (env or cwd):
+            self.kernel.resume(env, cwd)
         return dict(self.kernel_status(), protocol=protocol.VERSION)
 
     def resume(self, entropy):  # type: (str) -> Dict[str, Any]

@@ -21,7 +21,7 @@ HEARTBEAT_PORT = 5
 # Runs in the kernel, silently, before a client's first message: works on Python 2.7 and later,
 # and leaves no name behind.
 RESUME = """\
-def _vsandbox_resume(env, cwd, reseed, history):
+def _vsandbox_resume(env, cwd, reseed):
     import os, sys
     os.environ.update(env)
     if cwd and os.path.isdir(cwd):
@@ -31,12 +31,7 @@ def _vsandbox_resume(env, cwd, reseed, history):
             sys.modules["random"].seed()
         if "numpy.random" in sys.modules:
             sys.modules["numpy.random"].seed()
-    if history:
-        shell = get_ipython()
-        shell.history_manager.end_session()
-        shell.config.HistoryManager.hist_file = history
-        shell.init_history()
-_vsandbox_resume({env!r}, {cwd!r}, {reseed!r}, {history!r})
+_vsandbox_resume({env!r}, {cwd!r}, {reseed!r})
 del _vsandbox_resume
 """
 
@@ -211,12 +206,11 @@ class Kernel:
         """Whether all requests of the agent's own are answered."""
         return not self._due
 
-    def resume(self, env=None, cwd="", reseed=False, history=""):
-        # type: (Optional[Dict[str, str]], str, bool, str) -> None
-        """Give a kernel that is already running its environment, folder and file for its history."""
+    def resume(self, env=None, cwd="", reseed=False):
+        # type: (Optional[Dict[str, str]], str, bool) -> None
+        """Give a kernel that is already running its environment and folder."""
         if self.spec["language"] == "python":
-            code = RESUME.format(env=env or {}, cwd=cwd, reseed=reseed, history=history)
-            self.execute(code, silent=True)
+            self.execute(RESUME.format(env=env or {}, cwd=cwd, reseed=reseed), silent=True)
 
     def execute(self, code, silent):  # type: (str, bool) -> str
         """Run code that leaves no trace in history; returns the message id."""

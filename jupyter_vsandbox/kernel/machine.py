@@ -37,8 +37,6 @@ _log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 15.0
 SIGNAL_SECONDS = 5.0
-_HISTORY = "--HistoryManager.hist_file="
-"""The argument that nbclient, and thus papermill, starts every kernel with."""
 MACHINE_LOST = 70
 """What `poll` says when not the kernel but its machine or agent is gone (EX_SOFTWARE)."""
 
@@ -98,12 +96,9 @@ class KernelMachine:
             cwd: folder to start in, where the guest has it.
             notebook: path of what the kernel is for, "" if that is not known.
             attach: id of the sandbox to use, "" for the notebook's own or a new one.
-            arguments: added to the kernel's command line; a warm kernel can take up that of its history,
-                for others its process is started anew.
+            arguments: added to the kernel's command line; the warm kernel, which has none, gives way.
         """
         process = {"env": dict(env), "cwd": cwd}
-        histories = [each.removeprefix(_HISTORY) for each in arguments if each.startswith(_HISTORY)]
-        live = {"history": histories[-1]} if histories else {}
         if arguments:
             process["arguments"] = list(arguments)
         async with self._waking:  # a message may be waking it at this moment
@@ -121,14 +116,14 @@ class KernelMachine:
                 await self._connect()
                 if self._link is not None:
                     await self._link.set_clock()  # a standby may have waited for hours
-                status = await self._attach(env=dict(env), cwd=cwd, **live)
+                status = await self._attach(env=dict(env), cwd=cwd)
                 if status["protocol"] != protocol.VERSION:
                     raise Permanent(
                         f"The image of {self._runtime} speaks version {status['protocol']} of the link's "
                         f"protocol, this host {protocol.VERSION}: "
                         f"jupyter vsandbox images build {self._runtime}"
                     )
-                if booted or not fresh or not status["alive"] or len(histories) < len(arguments):
+                if booted or not fresh or not status["alive"] or arguments:
                     if self._relay is not None:
                         self._relay.forget()
                     await self._request("start_kernel", **process, timeout=ANSWER_SECONDS)
