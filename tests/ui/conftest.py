@@ -134,12 +134,12 @@ class Lab:
         self.pictures += 1
         self.page.screenshot(path=PICTURES / f"{self.name}-{self.pictures:02}-{name}.png")
 
-    def write(self, name: str, *sources: str) -> None:
+    def write(self, name: str, *sources: str, kernel: str = KERNEL) -> None:
         """Put a notebook into the server's folder."""
         notebook = nbformat.v4.new_notebook(
             metadata={
                 "kernelspec": {
-                    "name": KERNEL,
+                    "name": kernel,
                     "display_name": "Python 3.11 (sandbox)",
                     "language": "python",
                 }

@@ -70,7 +70,7 @@ def server(
 def lab(browser: Browser, server: Server) -> Iterator[Lab]:
     """A window with a notebook that has no kernel, and a stopped sandbox with a long history."""
     with window(browser, server) as lab:
-        lab.write(NOTEBOOK, "1 + 1")
+        lab.write(NOTEBOOK, "1 + 1", kernel="vsandbox-nowhere")
         lab.go(NOTEBOOK)
         lab.dialog().locator(".jp-mod-reject").click()  # there is no kernel of that name
         expect(lab.state()).to_have_text("stopped")
