@@ -203,7 +203,8 @@ def new_home(image: Image, until: Until) -> NewHome:
                 yield here
                 with contextlib.suppress(pytest.fail.Exception):
                     until(lambda: nothing_left(here), LEAVE_SECONDS)
-                assert here.leftovers() == []
+                left = here.leftovers()
+                assert not left, "\n".join(left)
             finally:
                 _homes.remove(here)
                 here.remove(*State)

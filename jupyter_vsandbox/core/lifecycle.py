@@ -190,7 +190,18 @@ class Lifecycle(Access):
                     await link.request("sync", timeout=seconds)
 
     async def delete(self, sandbox_id: str) -> None:
-        """End a sandbox and remove all that it has. Harmless twice."""
+        """End a sandbox and remove all that it has; once begun, also for a caller that is cancelled.
+
+        Harmless twice.
+        """
+        deleting = asyncio.create_task(self._delete(sandbox_id))
+        try:
+            await asyncio.shield(deleting)
+        except asyncio.CancelledError:
+            await asyncio.wait([deleting])
+            raise
+
+    async def _delete(self, sandbox_id: str) -> None:
         async with self._lock(sandbox_id):
             with contextlib.suppress(NotFound):
                 driver = self.driver(self.get(sandbox_id).driver)

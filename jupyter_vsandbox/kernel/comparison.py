@@ -119,7 +119,8 @@ async def _all(columns: Sequence[Awaitable[Column]]) -> list[Column]:
         return list(await asyncio.gather(*tasks))
     finally:
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # a second time would cut the cleaning up off
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
