@@ -1,13 +1,14 @@
-"""What the header of a qcow2 file says, see docs/interop/qcow2.txt in QEMU's source."""
+"""qcow2 files: what their headers say, see docs/interop/qcow2.txt in QEMU's source, and who converts them."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from jupyter_vsandbox.domain.errors import Permanent
+from jupyter_vsandbox.domain.errors import Permanent, Unsupported
 
 _HEADER = struct.Struct(">4sIQI4xQI36xQ")
 _MAGIC = b"QFI\xfb"
@@ -55,3 +56,30 @@ def require_alone(path: Path) -> Header:
     if found.backing is not None or not found.plain:
         raise Permanent(f"{path.name} refers to other files or is encrypted: it is not of this program.")
     return found
+
+
+async def image_tool(*words: str) -> None:
+    """Run ``qemu-img``; cancelled, it is ended.
+
+    Raises:
+        Unsupported: it is not installed.
+        Permanent: it failed; the message has what it said.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "qemu-img",
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError:
+        raise Unsupported("qemu-img is not installed: apt-get install qemu-utils") from None
+    try:
+        _, said = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise Permanent(f"qemu-img {words[0]} failed: {said.decode(errors='replace').strip()}")

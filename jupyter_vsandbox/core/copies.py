@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox import faults
@@ -134,20 +133,7 @@ class Copies(Travel):
         driver = self.driver(sandbox.driver)
         if sandbox.keys is None:
             raise Unsupported(f"The keys of sandbox {sandbox.id} are not known.")
-        new = replace(
-            sandbox,
-            id=uuid.uuid4().hex[:12],
-            state=State.STARTING,
-            created=time.time(),
-            name=name,
-            origin=sandbox.id,
-            snapshot="",
-            kernel_id="",
-            notebook="",
-            endpoint=None,
-            keys=None,
-            owner=owner.this_process(),
-        )
+        new = _like(sandbox, State.STARTING, name, origin=sandbox.id)
         try:
             async with self._lock(new.id):
                 self._store.add(new)
@@ -163,19 +149,7 @@ class Copies(Travel):
         self, sandbox: Sandbox, begin: Snapshot, *, memory: bool, name: str = "", origin: str = ""
     ) -> Sandbox:
         """A new sandbox of this process at a snapshot: running, or stopped without memory."""
-        new = Sandbox(
-            id=uuid.uuid4().hex[:12],
-            runtime=sandbox.runtime,
-            image=sandbox.image,
-            driver=sandbox.driver,
-            state=State.RESTORING,
-            shape=sandbox.shape,
-            created=time.time(),
-            name=name,
-            origin=origin,
-            snapshot=begin.id,
-            owner=owner.this_process(),
-        )
+        new = _like(sandbox, State.RESTORING, name, origin, begin.id)
         try:
             async with self._lock(new.id):
                 async with self._capacity():
@@ -186,3 +160,20 @@ class Copies(Travel):
         except BaseException:
             await self.delete(new.id)
             raise
+
+
+def _like(sandbox: Sandbox, state: State, name: str, origin: str, snapshot: str = "") -> Sandbox:
+    """The record of a new sandbox of this process, made from the same as another one."""
+    return Sandbox(
+        id=uuid.uuid4().hex[:12],
+        runtime=sandbox.runtime,
+        image=sandbox.image,
+        driver=sandbox.driver,
+        state=state,
+        shape=sandbox.shape,
+        created=time.time(),
+        name=name,
+        origin=origin,
+        snapshot=snapshot,
+        owner=owner.this_process(),
+    )

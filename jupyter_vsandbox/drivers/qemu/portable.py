@@ -17,14 +17,13 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jupyter_vsandbox.domain.errors import Permanent, Unsupported
+from jupyter_vsandbox.domain.errors import Permanent
 from jupyter_vsandbox.drivers.base import Extent
-from jupyter_vsandbox.drivers.qemu.binary import INSTALL
 from jupyter_vsandbox.drivers.qemu.disk import create_overlay, size
 from jupyter_vsandbox.drivers.qemu.memory import INDEX, PAGE, PAGES, load
 from jupyter_vsandbox.drivers.qemu.points import STATE, backing_of, checksums
 from jupyter_vsandbox.files import new_folder, sample, sync_folder
-from jupyter_vsandbox.qcow2 import header, require_alone
+from jupyter_vsandbox.qcow2 import header, image_tool, require_alone
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
@@ -180,8 +179,8 @@ async def flatten(layer: Path, base: Path, target: Path) -> None:
     """
     below = backing_of(layers_above(layer, base)[-1])  # as the chain calls it, for qemu-img to know it
     await create_overlay(target, layer)
-    await _image_tool("rebase", "-f", "qcow2", "-F", "qcow2", "-b", str(below), str(target))
-    await _image_tool("rebase", "-u", "-f", "qcow2", "-b", "", str(target))
+    await image_tool("rebase", "-f", "qcow2", "-F", "qcow2", "-b", str(below), str(target))
+    await image_tool("rebase", "-u", "-f", "qcow2", "-b", "", str(target))
 
 
 async def put_on(layer: Path, base: Path) -> None:
@@ -192,7 +191,7 @@ async def put_on(layer: Path, base: Path) -> None:
     """
     if require_alone(layer).size != header(base).size:
         raise Permanent(f"{layer.name} is for a disk of another size than {base}.")
-    await _image_tool("rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(layer))
+    await image_tool("rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(layer))
 
 
 def require_pages(folder: Path, memory: int) -> None:
@@ -204,24 +203,3 @@ def require_pages(folder: Path, memory: int) -> None:
         if rising and (not numbers or numbers[-1] < memory // PAGE):
             return
     raise Permanent(f"{INDEX} and {PAGES} are not those of a machine with {memory >> 20} MiB of memory.")
-
-
-async def _image_tool(*words: str) -> None:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "qemu-img",
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError:
-        raise Unsupported(f"qemu-img is not installed: {INSTALL}") from None
-    try:
-        _, said = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    if process.returncode:
-        raise Permanent(f"qemu-img {words[0]} failed: {said.decode(errors='replace').strip()}")

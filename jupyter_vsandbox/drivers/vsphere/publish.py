@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import http.client
 import ssl
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -18,11 +17,12 @@ from urllib.parse import urlsplit
 
 from pyVmomi import vim, vmodl
 
-from jupyter_vsandbox.domain.errors import Permanent, Transient, Unsupported
+from jupyter_vsandbox.domain.errors import Permanent, Transient
 from jupyter_vsandbox.domain.model import MIB
 from jupyter_vsandbox.drivers.vsphere import specs
 from jupyter_vsandbox.drivers.vsphere.errors import LOST
 from jupyter_vsandbox.files import exhausted_if_full
+from jupyter_vsandbox.qcow2 import header, image_tool
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
@@ -48,39 +48,14 @@ async def convert(image: Image, folder: Path) -> Path:
         Exhausted: the disk is full.
     """
     target = folder / "disk.vmdk"
-    command = ["qemu-img", "convert", "-O", "vmdk", "-o", "subformat=streamOptimized"]
     with exhausted_if_full(folder):
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command, str(Path(image.folder) / "disk.qcow2"), str(target), stderr=subprocess.PIPE
-            )
-        except FileNotFoundError as error:
-            raise Unsupported(
-                "There is no qemu-img to convert the disk with: apt install qemu-utils"
-            ) from error
-        try:
-            _, said = await process.communicate()
-        except BaseException:
-            process.kill()
-            await process.wait()
-            raise
-        if process.returncode:
-            raise Permanent(
-                f"The disk of image {image.id} cannot be converted: {said.decode(errors='replace')}"
-            )
+        options = ("-f", "qcow2", "-O", "vmdk", "-o", "subformat=streamOptimized")
+        await image_tool("convert", *options, str(_disk(image)), str(target))
     return target
 
 
-async def virtual_size(image: Image) -> int:
-    """Bytes of the disk as a guest sees it; they are where qcow2 has them."""
-    header = await asyncio.to_thread(_head, Path(image.folder) / "disk.qcow2")
-    # https://www.qemu.org/docs/master/interop/qcow2.html: bytes 24 to 31.
-    return int.from_bytes(header[24:32], "big")
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(32)
+def _disk(image: Image) -> Path:
+    return Path(image.folder) / "disk.qcow2"
 
 
 async def publish(
@@ -98,7 +73,7 @@ async def publish(
         spec = specs.image_machine(
             f"{connection.vcenter.prefix}-{image.id}",
             image.shape,
-            await virtual_size(image),
+            header(_disk(image)).size,
             await connection.look("Finding the datastore", lambda: _name(connection, place.datastore)),
             await connection.look("Finding the network", lambda: _network(connection)),
             marks.options(),
