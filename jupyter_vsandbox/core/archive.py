@@ -13,22 +13,17 @@ import fcntl
 import glob
 import hashlib
 import os
-import sys
 import tarfile
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+from jupyter_vsandbox.compression import zstd
 from jupyter_vsandbox.core import manifest
 from jupyter_vsandbox.core.manifest import IMAGE, Member
 from jupyter_vsandbox.domain.errors import Conflict, Exhausted, NotFound, Permanent, Unsupported
 from jupyter_vsandbox.files import try_locked
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -69,7 +69,7 @@ class Kernel:
         # type: (zmq.Context[Any], Dict[str, Any], Dict[str, str], str, List[str]) -> None
         self.spec = spec
         self.session = uuid.uuid4().hex
-        self.cells = 0
+        self.cells = self.taken = 0
         self._due = {}  # type: Dict[str, Set[bytes]]
         self._on_reply = {}  # type: Dict[str, Callable[[Dict[str, Any]], None]]
         account = pwd.getpwnam(spec["user"])
@@ -189,7 +189,9 @@ class Kernel:
         return True
 
     def count_cells(self, frames, kind, step):  # type: (List[Any], bytes, int) -> None
-        """Count a client's message on shell, if it is of a `kind`: `cells` are sent and not answered.
+        """Count a client's message on shell, if it is of a `kind`.
+
+        `taken` cells have come from clients, and `cells` of them are not answered.
 
         Args:
             frames: of the message.
@@ -200,6 +202,7 @@ class Kernel:
             if frame.bytes == protocol.DELIMITER:
                 if kind in frames[number + 2].bytes:  # parsing each header would take longer
                     self.cells = max(0, self.cells + step)
+                    self.taken += max(0, step)
                 return
 
     def idle(self):  # type: () -> bool

@@ -253,7 +253,7 @@ class Serving:
         returncode = self.kernel.returncode()
         if returncode is None:
             alive = {"alive": True, "returncode": None, "pid": self.kernel.process.pid, "log": ""}
-            return dict(alive, cells=self.kernel.cells)
+            return dict(alive, cells=self.kernel.cells, taken=self.kernel.taken)
         return {"alive": False, "returncode": returncode, "log": self.kernel.log_tail()}
 
     def poweroff(self):  # type: () -> Dict[str, Any]

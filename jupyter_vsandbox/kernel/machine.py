@@ -126,9 +126,11 @@ class KernelMachine:
                 if booted or not fresh or not status["alive"] or arguments:
                     if self._relay is not None:
                         self._relay.forget()
-                    await self._request("start_kernel", **process, timeout=ANSWER_SECONDS)
+                    status = await self._request("start_kernel", **process, timeout=ANSWER_SECONDS)
                 else:
                     await self._hold_cells_behind(status)
+                if self._relay is not None:
+                    self._relay.count_from(status.get("taken", 0))
                 self.returncode = None
                 self._ending = False
                 self._exited.clear()
@@ -399,7 +401,7 @@ class KernelMachine:
                 self._exit(MACHINE_LOST, "its kernel is gone")
                 return
             if self._relay is not None:
-                await self._relay.ask_again()
+                await self._relay.ask_again(status["taken"], status["cells"])
             self._ready()
 
     async def _wake_for_those_who_wait(self) -> None:
@@ -449,6 +451,7 @@ class KernelMachine:
                     status = await self._attach()
                     if self._relay is not None:
                         await self._relay.rewound()
+                        self._relay.count_from(status.get("taken", 0))
                     if status["alive"]:
                         await self._hold_cells_behind(status)
                         self._connected.set()

@@ -21,7 +21,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.session import Session
 
-from jupyter_vsandbox.domain.errors import SandboxError
+from jupyter_vsandbox.domain.errors import OutcomeUnknown, SandboxError
 from jupyter_vsandbox.guest.protocol import DELIMITER
 from jupyter_vsandbox.link import context
 
@@ -95,13 +95,14 @@ class KernelEnd(Protocol):
         """Every cell that was delivered is answered."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Request:
     """What a client sent and the kernel has not dealt with.
 
     Attributes:
         due: what is missing of its answer: the ``reply``, or status ``idle`` on iopub.
         passive: whether the front end sent it by itself.
+        begun: whether the kernel has said that it is busy with it.
     """
 
     channel: str
@@ -110,6 +111,7 @@ class _Request:
     frames: Sequence[bytes | zmq.Frame]
     due: set[str]
     passive: bool
+    begun: bool = False
 
     @property
     def kind(self) -> str:
@@ -139,6 +141,7 @@ class Relay:
         self._epoch = 0
         self._kernel_info: dict[str, Any] | None = None
         self._outstanding: dict[str, _Request] = {}
+        self._sent = 0
         self._widget_comms: set[str] = set()
         self._question = b""
         self._settled = asyncio.Event()
@@ -223,9 +226,10 @@ class Relay:
 
     @property
     def waiting(self) -> bool:
-        """Whether somebody waits for an answer that no cell has to end for."""
-        asked = (each for each in self._outstanding.values() if not (each.is_cell or each.passive))
-        return self._holding or any(asked)
+        """Whether somebody waits for an answer that no cell has to end for, or for a cell to begin."""
+        asked = [each for each in self._outstanding.values() if not (each.is_cell or each.passive)]
+        cells = [each for each in self._outstanding.values() if each.is_cell]
+        return self._holding or bool(asked) or bool(cells and not any(each.begun for each in cells))
 
     @property
     def in_cell(self) -> bool:
@@ -237,14 +241,36 @@ class Relay:
         """Whether the kernel was asked to end, and has not answered."""
         return any(request.kind == "shutdown_request" for request in self._outstanding.values())
 
-    async def ask_again(self) -> None:
+    def count_from(self, taken: int) -> None:
+        """Count cells as the agent does, which has passed on `taken` of them and now waits for more."""
+        self._sent = taken
+
+    async def ask_again(self, taken: int, cells: int) -> None:
         """The kernel may not have got what is outstanding: its machine was about to sleep.
 
-        Cells are not asked again: machines sleep between cells, or in the middle of one that then goes on.
+        Machines sleep between cells, or in the middle of one that then goes on. One that was told to
+        while a cell was on its way has not got that, or its answer did not get here.
+
+        Args:
+            taken: how many cells the agent has passed on to the kernel.
+            cells: how many of them the kernel has not answered.
         """
-        for request in self._outstanding.values():
-            if not request.is_cell:
+        waiting = [
+            msg_id for msg_id, each in self._outstanding.items() if each.is_cell and "reply" in each.due
+        ]
+        lost = min(len(waiting), max(0, self._sent - taken))
+        self._sent = taken + lost
+        answered = waiting[: max(0, len(waiting) - lost - cells)]
+        for msg_id, request in list(self._outstanding.items()):
+            if msg_id in answered:
+                del self._outstanding[msg_id]
+                await self._refuse(
+                    request, OutcomeUnknown("The cell ran, and its result was lost on the way.")
+                )
+            elif not request.is_cell or msg_id in waiting[len(waiting) - lost :]:
                 await self._kernel.deliver(request.channel.encode(), request.frames)
+        if answered and not self.in_cell:
+            self._kernel.cells_done()
         if not self._settled.is_set():
             await self.hold_cells()
 
@@ -310,6 +336,7 @@ class Relay:
         request = self._outstanding.get(msg_id)
         if request is None:
             return
+        request.begun |= part == "busy"
         request.due.discard(part)
         if not request.due:
             for earlier, each in list(self._outstanding.items()):
@@ -365,6 +392,7 @@ class Relay:
                 continue
             if request.due:
                 self._outstanding[header["msg_id"]] = request
+            self._sent += request.is_cell
             if asleep:
                 # Jupyter Server keeps what it hears first from its clients, which wait for a status then.
                 await self._publish(request, "status", {"execution_state": "idle"})
@@ -425,13 +453,13 @@ def _due(channel: str, kind: str) -> set[str]:
 
 
 def _part_of_answer(channel: str, body: Sequence[zmq.Frame]) -> str:
-    """Which part of an answer, as in `_Request.due`, a message of the kernel is; "" for none."""
+    """Which part of an answer a message of the kernel is: its state ``busy`` or ``idle``, or ``reply``."""
     if channel in _ASKS:
         return "reply"
-    if channel != "iopub" or len(body[3]) > _STATUS_BYTES or b'"idle"' not in body[3].bytes:
+    if channel != "iopub" or len(body[3]) > _STATUS_BYTES or b'"execution_state"' not in body[3].bytes:
         return ""
     content = json.loads(body[3].bytes)
-    return "idle" if isinstance(content, dict) and content.get("execution_state") == "idle" else ""
+    return str(content.get("execution_state", "")) if isinstance(content, dict) else ""
 
 
 def _header(frame: zmq.Frame) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from jupyter_vsandbox import faults
 from jupyter_vsandbox.core import capacity
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.errors import Exhausted, Transient
@@ -127,6 +128,27 @@ async def no_answer(*_: object) -> None:
     ("where", "name", "broken", "told"),
     [(capacity, "require", no_room, "Exhausted"), (AgentLink, "set_clock", no_answer, "Transient")],
 )
+def test_a_cell_that_meets_a_machine_just_stopped_to_sleep_runs_once(
+    kernel: Kernel, service: SandboxService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process hibernates it without asking whether a cell runs."""
+    kernel.run("x = 1")
+    sent = []
+
+    def point(name: str) -> None:
+        if name == "snapshot.captured":
+            sent.append(kernel.client.execute("x += 1"))
+            time.sleep(
+                1
+            )  # on the loop of the verb: meanwhile the cell is on its way to a machine that stands
+
+    monkeypatch.setattr(faults, "point", point)
+    asyncio.run(service.hibernate(kernel.sandbox.id, now=True))
+    reply = kernel.client.get_shell_msg(timeout=START_SECONDS)
+    assert ([reply["parent_header"]["msg_id"]], reply["content"]["status"]) == (sent, "ok")
+    assert kernel.value("x") == 2
+
+
 def test_a_machine_that_cannot_be_woken_sleeps_on(
     kernel: Kernel,
     service: SandboxService,

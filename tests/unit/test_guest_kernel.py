@@ -13,7 +13,7 @@ def frames(*parts):
 
 
 def test_cells_are_counted_from_request_to_reply():
-    counter = types.SimpleNamespace(cells=0)
+    counter = types.SimpleNamespace(cells=0, taken=0)
 
     def count(header, kind, step):
         message = frames(b"client", DELIMITER, b"", header, b"{}", b"{}", b'{"msg_type": "execute_request"}')
@@ -28,10 +28,11 @@ def test_cells_are_counted_from_request_to_reply():
     assert count(b'{"msg_type": "complete_reply"}', reply, -1) == 1
     assert count(b'{"msg_type": "execute_reply"}', reply, -1) == 0
     assert count(b'{"msg_type": "execute_reply"}', reply, -1) == 0
+    assert counter.taken == 2
 
 
 def test_a_message_that_is_cut_off_counts_nothing():
-    counter = types.SimpleNamespace(cells=0)
+    counter = types.SimpleNamespace(cells=0, taken=0)
     for message in (frames(), frames(DELIMITER), frames(b"a", DELIMITER, b"")):
         kernel.Kernel.count_cells(counter, message, b'"execute_request"', 1)
     assert counter.cells == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import random
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -106,22 +107,47 @@ def test_a_layer_holds_what_differs_from_those_below(ram: Path, tmp_path: Path) 
         first = capture(one.pid, ram)
         one.write(4, 2)
         one.write(9, 2)
-        second = capture(one.pid, ram).without([first])
-    assert list(second.numbers) == [4, 9]
-    for folder, pages in zip(folders, (first, second), strict=True):
+        second = capture(one.pid, ram)
+    for folder in folders:
         folder.mkdir()
-        pages.write(folder)
+    first.write(folders[0])
+    second = second.without(folders[:1])
+    assert list(second.numbers) == [4, 9]
+    second.write(folders[1])
     with process(ram) as other:
         memory.put_back(other.pid, ram, folders)
         assert [other.read(page) for page in (3, 4, 9)] == [1, 2, 2]
 
 
-def test_a_page_that_went_back_is_kept_above_the_one_it_differs_from(ram: Path) -> None:
+def test_a_page_that_went_back_is_kept_above_the_one_it_differs_from(tmp_path: Path) -> None:
     def layer(value: int) -> Pages:
         return Pages(array.array("Q", [5]), bytearray([value]) * PAGE)
 
-    assert list(layer(1).without([layer(1), layer(2)]).numbers) == [5]
-    assert list(layer(2).without([layer(1), layer(2)]).numbers) == []
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for value, folder in enumerate(folders, 1):
+        folder.mkdir()
+        layer(value).write(folder)
+    assert list(layer(1).without(folders).numbers) == [5]
+    assert list(layer(2).without(folders).numbers) == []
+
+
+@pytest.mark.parametrize(
+    "content", [bytes(2 * PAGE), random.Random(1).randbytes(2 * PAGE)], ids=["zeros", "noise"]
+)
+def test_pages_are_written_as_short_as_they_get_and_read_alike(content: bytes, tmp_path: Path) -> None:
+    Pages(array.array("Q", [2, 7]), bytearray(content)).write(tmp_path)
+    assert (tmp_path / memory.PAGES).stat().st_size <= (2 * PAGE if any(content) else 100)
+    found = memory.load(tmp_path)
+    assert list(found.numbers) == [2, 7]
+    assert found.page(0) + found.page(1) == content
+
+
+def test_pages_that_are_cut_off_are_not_read(tmp_path: Path) -> None:
+    Pages(array.array("Q", range(64)), bytearray(64 * PAGE)).write(tmp_path)
+    path = tmp_path / memory.PAGES
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(EOFError):
+        memory.load(tmp_path)
 
 
 def test_an_empty_layer_can_be_written_and_put_back(ram: Path, tmp_path: Path) -> None:

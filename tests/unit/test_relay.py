@@ -227,7 +227,7 @@ async def test_a_cell_waits_until_a_kernel_that_was_put_back_has_answered(folder
             assert (await kernel.next())[0] == b"control"
         assert kernel.messages.empty()
         assert relay.waiting, "a machine that falls asleep meanwhile is woken"
-        await relay.ask_again()
+        await relay.ask_again(taken=0, cells=0)
         assert (await kernel.next())[0] == b"control"
         _, asked = await kernel.next()
         relay.from_kernel(b"shell", answer(session, parent, "kernel_info_reply", {}, b""))
@@ -323,11 +323,13 @@ async def test_what_a_machine_that_fell_asleep_may_not_have_got_is_asked_again_b
     session = Session(key=KEY)
     async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
         cell = await _send(shell, kernel, session, "execute_request")
-        assert (relay.in_cell, relay.waiting) == (True, False)
+        assert (relay.in_cell, relay.waiting) == (True, True)
+        relay.from_kernel(b"iopub", answer(session, cell, "status", {"execution_state": "busy"}, b"status"))
+        assert (relay.in_cell, relay.waiting) == (True, False), "it has begun, and goes on after a sleep"
         comm = await _send(shell, kernel, session, "comm_msg")
         question = await _send(shell, kernel, session, "complete_request")
         assert relay.waiting
-        await relay.ask_again()
+        await relay.ask_again(taken=1, cells=1)
         asked = b"".join([*(await kernel.next())[1], *(await kernel.next())[1]]).decode()
         assert kernel.messages.empty()
         assert comm["header"]["msg_id"] in asked
@@ -337,6 +339,37 @@ async def test_what_a_machine_that_fell_asleep_may_not_have_got_is_asked_again_b
         relay.from_kernel(b"iopub", idle)
         relay.from_kernel(b"shell", answer(session, question, "complete_reply", {}, b"one"))
         assert not relay.waiting
+
+
+async def test_a_cell_that_was_on_its_way_to_a_machine_that_fell_asleep_is_sent_again(folder):
+    session = Session(key=KEY)
+    async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
+        relay.count_from(7)
+        done = await _send(shell, kernel, session, "execute_request")
+        relay.from_kernel(b"shell", answer(session, done, "execute_reply", {}, b"one"))
+        await shell.recv_multipart()
+        running, *lost = [await _send(shell, kernel, session, "execute_request") for _ in range(3)]
+        for _ in range(2):  # it may fall asleep on the way once more
+            await relay.ask_again(taken=9, cells=1)
+            again = [b"".join((await kernel.next())[1]).decode() for _ in lost]
+            assert all(cell["header"]["msg_id"] in sent for cell, sent in zip(lost, again, strict=True))
+            assert kernel.messages.empty()
+        await relay.ask_again(taken=11, cells=3)
+        assert kernel.messages.empty()
+        assert running["header"]["msg_id"] not in again
+
+
+async def test_a_cell_whose_answer_was_lost_as_the_machine_fell_asleep_is_not_run_again(folder):
+    session = Session(key=KEY)
+    async with relayed(folder) as (relay, kernel), client(relay, "shell", b"one") as shell:
+        sent = await _send(shell, kernel, session, "execute_request")
+        before = kernel.dones
+        await relay.ask_again(taken=1, cells=0)
+        reply = session.deserialize(session.feed_identities(await shell.recv_multipart())[1])
+        assert (reply["content"]["status"], reply["content"]["ename"]) == ("error", "OutcomeUnknown")
+        assert reply["parent_header"]["msg_id"] == sent["header"]["msg_id"]
+        assert (relay.in_cell, kernel.dones) == (False, before + 1)
+        assert kernel.messages.empty()
 
 
 async def test_a_kernel_that_sleeps_is_introduced_and_asked_the_rest_when_it_wakes(folder):
@@ -370,7 +403,7 @@ async def test_a_kernel_that_sleeps_is_introduced_and_asked_the_rest_when_it_wak
         assert kernel.messages.empty()
         assert not relay.waiting
 
-        await relay.ask_again()
+        await relay.ask_again(taken=0, cells=0)
         channel, arrived = await kernel.next()
         assert (channel, widgets["msg_id"] in b"".join(arrived).decode()) == (b"shell", True)
         assert kernel.messages.empty()
@@ -397,7 +430,7 @@ async def test_asking_for_widgets_wakes_no_machine_and_using_one_does(folder):
             _, arrived = await kernel.next()
             assert used in b"".join(arrived).decode()
         assert kernel.messages.empty()
-        await relay.ask_again()
+        await relay.ask_again(taken=0, cells=0)
         for asked in kept:
             assert asked in b"".join((await kernel.next())[1]).decode()
 

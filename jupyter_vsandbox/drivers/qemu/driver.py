@@ -26,7 +26,7 @@ from jupyter_vsandbox.drivers.qemu.checks import checks
 from jupyter_vsandbox.drivers.qemu.command import disk_node
 from jupyter_vsandbox.drivers.qemu.disk import require_room, size
 from jupyter_vsandbox.drivers.qemu.machines import DISK, KEYS, ORIGIN, PAUSED, WHOLE, Machines, Origin
-from jupyter_vsandbox.drivers.qemu.memory import capture, copy_with, differing, load, prepare, put_back
+from jupyter_vsandbox.drivers.qemu.memory import capture, copy_with, differing, prepare, put_back
 from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, STATE, Point, checksums
 from jupyter_vsandbox.files import exhausted_if_full, new_folder, write_private
 from jupyter_vsandbox.settings import private_folder
@@ -231,13 +231,13 @@ class QemuDriver(Machines):
                 chain = []
             if not chain:
                 base = ""
-            known = [load(self._points.path(each.id)) for each in chain]
+            layers = [self._points.path(each.id) for each in chain]
             if pages is None:
                 pages = differing(
-                    draft / WHOLE, self._settings.templates / origin.template / template.RAM, known
+                    draft / WHOLE, self._settings.templates / origin.template / template.RAM, layers
                 )
                 (draft / WHOLE).unlink()
-            pages.without(known).write(draft)
+            pages.without(layers).write(draft)
             point = Point(snapshot_id, layer.name, True, origin.template, base, self._facts(source))
         sums = checksums(draft, layer, memory=source is not None)
         self._points.write(draft, replace(point, checksums=sums, below=self._points.sums_below(layer)))

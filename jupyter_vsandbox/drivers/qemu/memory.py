@@ -3,7 +3,8 @@
 A clone maps its template's memory copy-on-write, so the pages that are its own are the anonymous
 ones of that mapping, see https://docs.kernel.org/admin-guide/mm/pagemap.html. A snapshot keeps
 those that differ from its parent's. Two files hold them: ``index``, page numbers as 64-bit
-little-endian integers in rising order, and ``pages``, the pages in the same order.
+little-endian integers in rising order, and ``pages``, the pages in the same order, compressed with zstd
+unless that would make the file longer: its length tells.
 
 Where the host does not let one process touch another's memory (Yama, seccomp), QEMU itself writes
 the whole of it (`differing`), and a restored machine maps a patched copy of its own (`copy_with`):
@@ -23,6 +24,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from jupyter_vsandbox.compression import zstd
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -37,6 +40,7 @@ process_vm_readv, process_vm_writev = _libc.process_vm_readv, _libc.process_vm_w
 process_vm_readv.restype = process_vm_writev.restype = ctypes.c_ssize_t
 _LEGACY_VIDEO = range(0xA0, 0xC0)  # pages that an address reads as something else than memory
 _STRETCH = 512
+_LEVEL = 1  # a rollback waits for it
 
 
 @dataclass(frozen=True)
@@ -55,35 +59,56 @@ class Pages:
         """The page at a position of `numbers`."""
         return bytes(self.data[position * PAGE : (position + 1) * PAGE])
 
-    def without(self, known: Sequence[Pages]) -> Pages:
-        """Those that are not the same in `known`, of which later ones hide earlier ones."""
-        if not known:
+    def without(self, layers: Sequence[Path]) -> Pages:
+        """Those that are not the same in `layers`, folders of `write`; later ones hide earlier ones."""
+        if not layers:
             return self
-        where = {number: (pages, at) for pages in known for at, number in enumerate(pages.numbers)}
+        where = {number: at for at, number in enumerate(self.numbers)}
+        same = set()
+        for folder in reversed(layers):  # one at a time: each may be as large as the machine
+            pages = load(folder)
+            for at, number in enumerate(pages.numbers):
+                mine = where.pop(number, None)
+                if mine is not None and pages.page(at) == self.page(mine):
+                    same.add(number)
         kept = array.array("Q")
         data = bytearray()
-        for position, number in enumerate(self.numbers):
-            page = self.page(position)
-            pages, at = where.get(number, (None, 0))
-            if pages is None or pages.page(at) != page:
+        for at, number in enumerate(self.numbers):
+            if number not in same:
                 kept.append(number)
-                data += page
+                data += self.page(at)
         return Pages(kept, data)
 
     def write(self, folder: Path) -> None:
         """Write the two files."""
         (folder / INDEX).write_bytes(self.numbers.tobytes())
-        with open(folder / PAGES, "wb") as file, memoryview(self.data) as view:
-            file.write(view[: len(self.numbers) * PAGE])
+        path, size = folder / PAGES, len(self.numbers) * PAGE
+        with memoryview(self.data) as view:
+            with zstd.open(path, "wb", level=_LEVEL) as file:
+                file.write(view[:size])
+            if path.stat().st_size >= size:
+                path.write_bytes(view[:size])
 
 
 def load(folder: Path) -> Pages:
-    """The pages that `Pages.write` wrote, mapped."""
+    """The pages that `Pages.write` wrote."""
     numbers = array.array("Q", (folder / INDEX).read_bytes())
+    path, size = folder / PAGES, len(numbers) * PAGE
     if not numbers:
         return Pages(numbers, bytearray())
-    with open(folder / PAGES, "rb") as file:
-        return Pages(numbers, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
+    if path.stat().st_size == size:
+        with open(path, "rb") as file:
+            return Pages(
+                numbers, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+            )
+    data = mmap.mmap(-1, size, mmap.MAP_PRIVATE)
+    with zstd.open(path, "rb") as packed, memoryview(data) as view:
+        done = 0
+        while done < size and (count := packed.readinto(view[done:])):
+            done += count
+    if done != size:
+        raise EOFError(f"{path} holds {done} bytes of {size}.")
+    return Pages(numbers, data)
 
 
 def prepare(pid: int, ram: Path) -> mmap.mmap:
@@ -129,9 +154,9 @@ def put_back(pid: int, ram: Path, layers: Sequence[Path]) -> None:
             _copy(process_vm_writev, pid, low, _runs(pages.numbers), pages.data)
 
 
-def differing(whole: Path, ram: Path, known: Sequence[Pages]) -> Pages:
-    """The pages of a memory written as a whole that are not those of `ram`, or are in `known`."""
-    numbers = {number for pages in known for number in pages.numbers}
+def differing(whole: Path, ram: Path, layers: Sequence[Path]) -> Pages:
+    """The pages of a memory written as a whole that are not those of `ram`, or are in `layers`."""
+    numbers = {number for folder in layers for number in array.array("Q", (folder / INDEX).read_bytes())}
     with open(whole, "rb") as now, open(ram, "rb") as then:
         for first in itertools.count(0, _STRETCH):
             mine, base = now.read(_STRETCH * PAGE), then.read(_STRETCH * PAGE)

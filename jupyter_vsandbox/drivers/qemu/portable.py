@@ -149,8 +149,10 @@ def write_memory(ram: Path, layers: Sequence[Path], folder: Path, work: Work) ->
         folder: gets ``index`` and ``pages``.
         work: is told of the bytes written.
     """
-    known = [load(layer) for layer in layers]
-    where = {number: (pages, at) for pages in known for at, number in enumerate(pages.numbers)}
+    above: dict[int, bytes] = {}
+    for layer in layers:  # later ones hide earlier ones
+        changed = load(layer)
+        above.update((number, changed.page(at)) for at, number in enumerate(changed.numbers))
     nothing = bytes(PAGE)
     numbers = array.array("Q")
     with open(ram, "rb") as file, open(folder / PAGES, "wb") as out:
@@ -160,11 +162,7 @@ def write_memory(ram: Path, layers: Sequence[Path], folder: Path, work: Work) ->
                 break
             before = len(numbers)
             for number, at in enumerate(range(0, len(data), PAGE), first):
-                if number in where:
-                    pages, position = where[number]
-                    page = pages.page(position)
-                else:
-                    page = data[at : at + PAGE]
+                page = above.get(number) or data[at : at + PAGE]
                 if page != nothing:
                     numbers.append(number)
                     out.write(page)
