@@ -51,6 +51,11 @@ _APT_STEP = re.compile(
 _VERBS = {"get": "Downloading", "unpack": "Unpacking", "set": "Setting up"}
 _PACKAGES = 160
 """About how many packages a system has; what apt itself says of it comes in two parts."""
+# Where nothing can be mounted, ordinary users need the folder all the same: Python's process pools do. Where
+# root may make no devices either (Podman, Buildah), a file has to do for /dev/null while the build runs.
+_DEV = (
+    'install -d -m 1777 "$1/dev/shm"; [ -c "$1/dev/null" ] || { : >"$1/dev/null"; chmod 0666 "$1/dev/null"; }'
+)
 # apt cannot work below a path with anything else in it.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+~-]+")
 
@@ -161,10 +166,9 @@ def command(
     apart = "exec unshare --mount" if mounts else "exec"
     keep_config = f'exec 8<"$1{folder}/mke2fs.conf"; chroot "$1" sh {folder}/seal.sh; '
     hooks = [
+        *([] if mounts else [("essential", _DEV)]),
         ("essential", f"tar-in {shlex.quote(str(outputs.part('early.tar')))} /"),
         ("customize", f"tar-in {shlex.quote(str(outputs.part('late.tar')))} /"),
-        # Where nothing is mounted there, ordinary users need it all the same: Python's process pools do.
-        *([] if mounts else [("customize", 'chmod 1777 "$1/dev/shm"')]),
         ("customize", f'chroot "$1" sh {folder}/customize.sh'),
         *(
             ("customize", f"download {inside} {shlex.quote(str(outputs.part(Path(inside).name)))}")

@@ -16,7 +16,7 @@ from jupyter_vsandbox.settings import Settings
 ROOT = Path(__file__).parents[2]
 BINDER = ROOT / "binder"
 DOCKERFILE = re.sub(r"\\\n", " ", (BINDER / "Dockerfile").read_text())
-BUILT = set(re.search(r"for runtime in (.*?);", DOCKERFILE)[1].split())
+BUILT = set(re.search(r'^ARG RUNTIMES="(.*)"$', DOCKERFILE, re.MULTILINE)[1].split())
 
 
 def test_what_make_setup_installs_is_installed():

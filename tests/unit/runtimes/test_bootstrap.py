@@ -87,6 +87,8 @@ def test_root_of_a_container_builds_without_mounting_anything(
         assert ("unshare" in argv) == rights
         hook = next(option for option in argv if "mke2fs" in option)
         assert any("/dev/shm" in option for option in argv) != rights
+        # Before the packages are configured: their programs expect it.
+        assert ("/dev/null" in next(option for option in argv if "essential-hook" in option)) != rights
         assert ("mount --bind" in hook) == ("unshare --mount" in hook) == rights
 
 
