@@ -57,6 +57,52 @@ export async function confirmRollback(
 }
 
 /**
+ * Ask whether to promote a fork, and what becomes of its notebook; null for no.
+ */
+export async function confirmPromote(
+  fork: ISandbox,
+  origin: string,
+  trans: TranslationBundle
+): Promise<{ deleteNotebook: boolean } | null> {
+  const path = fork.notebook_path;
+  const result = await showDialog({
+    title: trans.__('Promote %1?', nameOf(fork)),
+    body: (
+      <div className="jp-VSandbox-dialog">
+        <p>
+          {trans.__(
+            '%1 goes on with the machine of this fork, and the fork is gone. What it leaves becomes a snapshot first.',
+            origin
+          )}
+        </p>
+        {path && (
+          <p>
+            {trans.__(
+              'The cells of %1 are not taken along: what you have changed there is in no other notebook.',
+              path
+            )}
+          </p>
+        )}
+      </div>
+    ),
+    checkbox: path
+      ? {
+          label: trans.__('Delete %1, which has no machine then', path),
+          caption: trans.__('The notebook of the fork, with its tab'),
+          checked: false
+        }
+      : null,
+    buttons: [
+      Dialog.cancelButton(),
+      Dialog.okButton({ label: trans.__('Promote') })
+    ]
+  });
+  return result.button.accept
+    ? { deleteNotebook: result.isChecked === true }
+    : null;
+}
+
+/**
  * Let the user choose one of some snapshots.
  */
 export async function chooseSnapshot(
@@ -94,11 +140,9 @@ export async function askText(
 export async function confirm(
   title: string,
   body: string,
-  label: string,
-  warn = true
+  label: string
 ): Promise<boolean> {
-  const ok = warn ? Dialog.warnButton({ label }) : Dialog.okButton({ label });
-  const buttons = [Dialog.cancelButton(), ok];
+  const buttons = [Dialog.cancelButton(), Dialog.warnButton({ label })];
   return (await showDialog({ title, body, buttons })).button.accept;
 }
 

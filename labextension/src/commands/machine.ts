@@ -3,7 +3,7 @@ import { hibernateIcon } from '../components/icons';
 import { nameOf } from '../words';
 import type { CommandArgs, ICommandContext } from './context';
 import { attempt, DESCRIBED, Targets } from './context';
-import { askText, confirm, confirmPrune } from './dialogs';
+import { askText, confirm, confirmPromote, confirmPrune } from './dialogs';
 import { CommandIDs } from './ids';
 
 type Simple = Extract<
@@ -12,10 +12,15 @@ type Simple = Extract<
 >;
 
 /**
+ * What a user says to a question: no, yes, or yes and what to do afterwards.
+ */
+type Answer = boolean | (() => Promise<void>);
+
+/**
  * The commands that do something with a machine as a whole.
  */
 export function addMachineCommands(context: ICommandContext): void {
-  const { app, service, store, trans } = context;
+  const { app, service, store, documents, trans } = context;
   const { commands } = app;
   const targets = new Targets(context);
 
@@ -28,7 +33,7 @@ export function addMachineCommands(context: ICommandContext): void {
     label: string,
     caption: string,
     states: readonly SandboxState[],
-    sure: (sandbox: ISandbox) => Promise<boolean> = () => Promise.resolve(true)
+    sure: (sandbox: ISandbox) => Promise<Answer> = () => Promise.resolve(true)
   ) => {
     const able = (sandbox: ISandbox | null): sandbox is ISandbox =>
       targets.free(sandbox) &&
@@ -44,8 +49,10 @@ export function addMachineCommands(context: ICommandContext): void {
       execute: (args: CommandArgs) =>
         attempt(async () => {
           const sandbox = targets.sandbox(args);
-          if (able(sandbox) && (await sure(sandbox))) {
+          const answer = able(sandbox) && (await sure(sandbox));
+          if (sandbox && answer) {
             await run(sandbox, verb);
+            await (answer === true ? undefined : answer());
           }
         })
     });
@@ -109,17 +116,17 @@ export function addMachineCommands(context: ICommandContext): void {
     trans.__('Promote…'),
     trans.__('Put this fork in the place of the machine it came from'),
     ['running', 'hibernated', 'stopped'],
-    sandbox => {
+    async sandbox => {
       const origin = store.sandboxes.get(sandbox.origin);
-      return confirm(
-        trans.__('Promote %1?', nameOf(sandbox)),
-        trans.__(
-          '%1 goes on with the machine of this fork, and the fork is gone. What it leaves becomes a snapshot first.',
-          origin ? nameOf(origin) : sandbox.origin
-        ),
-        trans.__('Promote'),
-        false
+      const path = sandbox.notebook_path;
+      const answer = await confirmPromote(
+        sandbox,
+        origin ? nameOf(origin) : sandbox.origin,
+        trans
       );
+      return answer?.deleteNotebook && path
+        ? () => documents.deleteFile(path)
+        : answer !== null;
     }
   );
   add(
