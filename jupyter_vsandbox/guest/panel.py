@@ -4,6 +4,8 @@ from typing import Any, Callable, Dict
 
 from .asking import VSandboxError
 
+VIEW = "application/vnd.jupyter.widget-view+json"
+
 
 class Panel:
     """State, history and buttons.
@@ -25,13 +27,14 @@ class Panel:
         )
 
     def _repr_mimebundle_(self, **_):  # type: (Any) -> Dict[str, Any]
-        bundle = {"text/plain": self.text()}
+        bundle = {"text/plain": self.text()}  # type: Dict[str, Any]
         try:
-            view = self._widgets()
-            widgets = view._repr_mimebundle_()
+            model_id = self._widgets().model_id
         except Exception:  # noqa: BLE001 - no ipywidgets, or of another age: then there is the text
             return bundle
-        return dict(widgets[0] if isinstance(widgets, tuple) else widgets, **bundle)
+        # By hand: ipywidgets before 8 have no bundle, they display themselves.
+        bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": model_id}
+        return bundle
 
     def _widgets(self):  # type: () -> Any
         import ipywidgets

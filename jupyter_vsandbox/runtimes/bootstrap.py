@@ -29,6 +29,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "qemu-img": "qemu-utils",
+    "debugfs": "e2fsprogs",
     "mke2fs": "e2fsprogs",
     "unshare": "util-linux",
     "setpriv": "util-linux",
@@ -162,6 +163,7 @@ def command(
         f"set -e; {look}"
         f"MKE2FS_CONFIG=/proc/self/fd/8 mke2fs -q -F -t ext4 -L {DISK_LABEL} -m 0 -J size=32 "
         f'-d "$system" {disk} {recipe.machine.disk // 1024}k'
+        f"{'' if mounts else '; ' + with_console(disk)}"
     )
     apart = "exec unshare --mount" if mounts else "exec"
     keep_config = f'exec 8<"$1{folder}/mke2fs.conf"; chroot "$1" sh {folder}/seal.sh; '
@@ -200,6 +202,17 @@ def command(
         "/dev/null",
         *(source.line(source.signed_by or DEBIAN_KEYRING) for source in sources),
     ]
+
+
+def with_console(disk: str) -> str:
+    """A shell command that gives the file system in `disk` the console without which no init starts.
+
+    For a system, in the folder ``$1``, that was made where nobody may make a device.
+    """
+    return (
+        '[ -c "$1/dev/console" ] || printf "cd dev\\nmknod console c 5 1\\nsif console mode 020600\\n" '
+        f"| debugfs -w -f - {disk}"
+    )
 
 
 class Watcher:

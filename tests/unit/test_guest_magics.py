@@ -9,12 +9,13 @@ import threading
 import types
 from pathlib import Path
 
+import ipywidgets
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from jupyter_vsandbox.guest import asking, compared, door, magics, protocol, words
+from jupyter_vsandbox.guest import asking, compared, door, magics, panel, protocol, words
 from jupyter_vsandbox.guest.asking import BrokenOff, VSandboxError
 from jupyter_vsandbox.kernel import native
 
@@ -329,6 +330,21 @@ def test_without_widgets_the_panel_is_text(monkeypatch):
     one.ask = lambda verb: {"status": status, "history": []}[verb]
     bundle = one.vsandbox("")._repr_mimebundle_()
     assert list(bundle) == ["text/plain"]
+    assert bundle["text/plain"].startswith("abc (r), running")
+
+
+def test_widgets_of_every_age_make_the_panel(monkeypatch):
+    one = magics.Magics(Shell())
+    status = {"name": "", "id": "abc", "runtime": "r", "state": "running", "memory": 1, "disk": 1}
+    status |= {"shape": {"memory": 1}, "snapshots": [], "forks": []}
+    one.ask = lambda verb: {"status": status, "history": []}[verb]
+    own = ipywidgets.HTML()._repr_mimebundle_()[panel.VIEW]
+    # Before version 8 it had `_ipython_display_` in its place.
+    monkeypatch.delattr(ipywidgets.Widget, "_repr_mimebundle_")
+    shown, make = [], panel.Panel._widgets
+    monkeypatch.setattr(panel.Panel, "_widgets", lambda self: shown.append(make(self)) or shown[0])
+    bundle = one.vsandbox("")._repr_mimebundle_()
+    assert bundle[panel.VIEW] == own | {"model_id": shown[0].model_id}
     assert bundle["text/plain"].startswith("abc (r), running")
 
 

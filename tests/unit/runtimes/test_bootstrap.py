@@ -89,7 +89,22 @@ def test_root_of_a_container_builds_without_mounting_anything(
         assert any("/dev/shm" in option for option in argv) != rights
         # Before the packages are configured: their programs expect it.
         assert ("/dev/null" in next(option for option in argv if "essential-hook" in option)) != rights
+        assert ("debugfs" in hook) != rights
         assert ("mount --bind" in hook) == ("unshare --mount" in hook) == rights
+
+
+def test_a_system_that_was_made_without_devices_gets_its_console(tmp_path: Path) -> None:
+    (tmp_path / "system" / "dev").mkdir(parents=True)
+    disk = tmp_path / "disk.raw"
+    env = {"PATH": bootstrap.PATH}
+    make = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(tmp_path / "system"), str(disk), "8m"]
+    subprocess.run(make, env=env, check=True)
+    command = bootstrap.with_console(str(disk))
+    subprocess.run(["sh", "-c", command, "sh", str(tmp_path / "system")], env=env, check=True)
+    ask = ["debugfs", "-R", "stat /dev/console", str(disk)]
+    said = subprocess.run(ask, env=env, capture_output=True, text=True, check=True).stdout
+    assert "Type: character special    Mode:  0600" in said
+    assert "Device major/minor number: 05:01" in said
 
 
 def test_who_may_not_mount_is_known_by_its_capabilities() -> None:
