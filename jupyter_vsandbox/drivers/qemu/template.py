@@ -106,7 +106,6 @@ async def ensure_blank(folder: Path, image: Image, command: Command) -> Template
         with new_folder(folder) as draft:
             (draft / RAM).touch(mode=0o600)
             os.truncate(draft / RAM, command.shape.memory)
-            (draft / RAM).chmod(0o400)
             _write_stubs(draft, command.kernel)
             keys = LinkKeys("", "", "", "")
             blank = Template(folder.name, image.id, image.append, command.shape, command.accelerator, keys)
@@ -161,7 +160,8 @@ async def _make(
         await qemu.end()
     keys.unlink()
     _write_stubs(draft, command.kernel)
-    for name in (RAM, STATE, DISK, KERNEL, INITRD):
+    # But not RAM: QEMU opens it for writing even where it maps it privately, which only root may then.
+    for name in (STATE, DISK, KERNEL, INITRD):
         (draft / name).chmod(0o400)
 
 
