@@ -112,7 +112,12 @@ class Machines:
 
         def settled() -> Vm | str:
             now = watch.get(vm.ref)
-            return "gone" if now is None or now.power != ON else now.address
+            if now is None or now.power != ON:
+                return "gone"
+            # An Instant Clone has that of its source until it has noticed; what answers there is the source.
+            kind, _, ref = now.marks.base.partition(":")
+            source = watch.get(ref) if kind == "vm" else None
+            return "" if source is not None and source.address == now.address else now.address
 
         found = await watch.until(
             settled, self._vcenter.boot_seconds, f"Waiting for the address of {vm.name} from its VMware Tools"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jupyter_vsandbox.domain.model import Image, Shape
-    from jupyter_vsandbox.drivers.base import Progress, Warm
+    from jupyter_vsandbox.drivers.base import MakeDisk, Progress, Warm
 
 BASE = "vsandbox-base"
 """The snapshot of a published image that machines build on."""
@@ -59,28 +59,28 @@ class Templates(Machines):
             if vm.marks.image == image_id:
                 await self._retire(vm)
 
-    async def publish(self, image: Image, progress: Progress) -> bool:
+    async def publish(self, image: Image, make_disk: MakeDisk, progress: Progress) -> bool:
         """See `Driver`."""
         await self.connect()
         async with locked(private_folder(self._settings.templates) / f".vsphere-publish-{image.id}.lock"):
             with contextlib.suppress(NotFound):
                 self._base(self._image(image.id))
                 return False
-            await self._publish(image, progress)
+            await self._publish(image, make_disk, progress)
         return True
 
-    async def _publish(self, image: Image, progress: Progress) -> None:
+    async def _publish(self, image: Image, make_disk: MakeDisk, progress: Progress) -> None:
         connection = self._connection
         draft = Marks(role=Role.DRAFT, owner=self._owner, machine=f"publish-{image.id}", image=image.id)
         try:
-            ref = await publish(connection, self._settings, image, draft, self._pool, progress)
+            ref = await publish(connection, self._settings, image, make_disk, draft, self._pool, progress)
             vm = await connection.watch.refresh(ref)
             if vm is None:
                 raise NotFound(f"The virtual machine of image {image.id} is gone again.")
             progress("snapshot", None, f"Taking the snapshot that machines of {image.id} build on")
             await verbs.snapshot(connection, vm, BASE, memory=False)
             now = connection.watch.get(ref) or vm
-            await verbs.configure(connection, now, {}, Marks(role=Role.IMAGE, image=image.id))
+            await verbs.configure(connection, now, {}, Marks(role=Role.IMAGE, image=image.id, size="instant"))
         except BaseException:
             with contextlib.suppress(SandboxError):
                 await connection.watch.refresh_all()
