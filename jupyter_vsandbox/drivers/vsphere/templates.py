@@ -12,7 +12,7 @@ from jupyter_vsandbox.domain.model import MIB, LinkKeys
 from jupyter_vsandbox.drivers.base import Template
 from jupyter_vsandbox.drivers.vsphere import verbs
 from jupyter_vsandbox.drivers.vsphere.machines import Machines
-from jupyter_vsandbox.drivers.vsphere.marks import Marks, Role, keys_option
+from jupyter_vsandbox.drivers.vsphere.marks import KEYS, Marks, Role, keys_option
 from jupyter_vsandbox.drivers.vsphere.publish import publish
 from jupyter_vsandbox.drivers.vsphere.seen import ON, Point, Vm
 from jupyter_vsandbox.files import locked, write_private
@@ -98,7 +98,7 @@ class Templates(Machines):
             )
             await verbs.power_on(self._connection, vm)
             await warm(await self._endpoint(vm), template.keys)
-            await verbs.configure(self._connection, vm, {}, replace(draft, role=Role.PARENT))
+            await verbs.configure(self._connection, vm, {KEYS: ""}, replace(draft, role=Role.PARENT))
         except BaseException:
             for left in self._vms(Role.DRAFT):
                 if left.marks.machine == template.id:
@@ -133,7 +133,7 @@ class Templates(Machines):
         if parent is None:
             raise NotFound(f"The warm machine of {source.id} is gone; the next start makes one.")
         try:
-            return await verbs.whole(self._instant(parent, marks, source.keys))
+            return await verbs.whole(self._instant(parent, marks))
         except Unsupported:
             if self._vcenter.clone == "instant":
                 raise
