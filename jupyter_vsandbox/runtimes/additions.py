@@ -1,6 +1,6 @@
 """What a disk for VMware's hardware has and an image has not: VMware Tools, a boot loader, and files of ours.
 
-Debian's cloud kernel, which images have, drives ESXi's paravirtual disks and network cards as it is. VMware
+Debian's cloud kernel, which images have, drives ESXi's NVMe disks and its own network cards as it is. VMware
 Tools bring tens of megabytes of libraries along, so they are added where an image is published, not where it
 is built.
 """

@@ -191,8 +191,8 @@ async def _debugfs(system: str, lines: Iterable[str], *, writing: bool = False) 
 
 async def _make_esp(disk: Path, loader: Path, source: Path, append: str) -> None:
     options = re.sub(r"\broot=\S+", "root=LABEL=" + bootstrap.DISK_LABEL, " ".join(append.split()))
-    # Without a serial port, Linux leaves the first of them out.
-    text = _LOADER_ENTRY.format(options=f"{options} console=ttyS0 console=tty0")
+    # Without a serial port, Linux leaves the last of them out.
+    text = _LOADER_ENTRY.format(options=f"{options} console=tty0 console=ttyS0")
     conf, entry = disk.with_name("loader.conf"), disk.with_name("vsandbox.conf")
     conf.write_text(_LOADER_CONF, encoding="utf-8")
     entry.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "vsandbox."
 KEYS = "guestinfo.vsandbox.link"
-"""Where a guest that boots finds its first link keys, as JSON; it overwrites them there when it has read them."""
+"""Where a guest that boots finds its first link keys, as JSON; once it has read them it overwrites them."""
 MACHINE = "guestinfo.vsandbox.machine"
 """Where a guest finds which machine it is: where that changes while it runs, it is a clone."""
 

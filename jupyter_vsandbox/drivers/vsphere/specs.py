@@ -56,7 +56,9 @@ def image_machine(
 ) -> Any:
     """A machine with one disk and one network card, both of the kinds that ESXi is fastest with.
 
-    What boots on it is made in ``runtimes/bootable.py``: for UEFI, unsigned; its kernel drives these two.
+    What boots on it is made in ``runtimes/bootable.py``, for UEFI and unsigned. Debian's cloud kernels have the
+    driver of an NVMe disk built in, and its UEFI for QEMU boots from one, not from PVSCSI: so the whole way is
+    tested. It takes virtual hardware of version 13, ESXi 6.5.
 
     Args:
         name: of the virtual machine.
@@ -69,7 +71,7 @@ def image_machine(
     device = vim.vm.device
     controller, first = -101, 0
     devices = [
-        device.ParaVirtualSCSIController(key=controller, busNumber=0, sharedBus="noSharing"),
+        device.VirtualNVMEController(key=controller, busNumber=0),
         device.VirtualDisk(
             key=-102,
             controllerKey=controller,
