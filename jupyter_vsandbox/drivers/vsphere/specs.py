@@ -56,9 +56,9 @@ def image_machine(
 ) -> Any:
     """A machine with one disk and one network card, both of the kinds that ESXi is fastest with.
 
-    What boots on it is made in ``runtimes/bootable.py``, for UEFI and unsigned. Debian's cloud kernels have the
-    driver of an NVMe disk built in, and its UEFI for QEMU boots from one, not from PVSCSI: so the whole way is
-    tested. It takes virtual hardware of version 13, ESXi 6.5.
+    What boots on it is made in ``runtimes/bootable.py``, for UEFI and unsigned. Debian's cloud kernels have
+    the driver of an NVMe disk built in, and its UEFI for QEMU boots from one, not from PVSCSI: so the whole
+    way is tested. It takes virtual hardware of version 13, ESXi 6.5.
 
     Args:
         name: of the virtual machine.
