@@ -1,8 +1,8 @@
 """From an image, which boots where QEMU is given its kernel, to a disk that boots by itself on ESXi.
 
-On it are an EFI system partition (https://uapi-group.org/specifications/specs/boot_loader_specification/) and
-the image's root file system with what `additions` gets. Nothing here needs rights: the file systems are
-written by e2fsprogs and mtools.
+On it are an EFI system partition with systemd-boot (UAPI's Boot Loader Specification), and the image's root
+file system with what `additions` gets. Nothing here needs rights: the file systems are written by e2fsprogs and
+mtools.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ARCHITECTURE = "amd64"
 ESP_OFFSET, ESP_SIZE = MIB, 128 * MIB
 ROOT_OFFSET = ESP_OFFSET + ESP_SIZE
 _ROOT_TYPE = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
-"""A root file system for x86-64: https://uapi-group.org/specifications/specs/discoverable_partitions_specification/."""
+"""A root file system for x86-64, see UAPI's Discoverable Partitions Specification."""
 _SECTOR = 512
 _ENV = {"PATH": bootstrap.PATH, "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"}
 _LOADER_CONF = "default vsandbox.conf\ntimeout 0\neditor no\n"
