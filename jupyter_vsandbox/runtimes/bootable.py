@@ -1,8 +1,7 @@
 """From an image, which boots where QEMU is given its kernel, to a disk that boots by itself on ESXi.
 
 On it are an EFI system partition with systemd-boot (UAPI's Boot Loader Specification), and the image's root
-file system with what `additions` gets. Nothing here needs rights: the file systems are written by e2fsprogs and
-mtools.
+file system with what `additions` gets. Nothing here needs rights: e2fsprogs and mtools write the file systems.
 """
 
 from __future__ import annotations
