@@ -1,7 +1,7 @@
 """From an image, which boots where QEMU is given its kernel, to a disk that boots by itself on ESXi.
 
 On it are an EFI system partition with systemd-boot (UAPI's Boot Loader Specification), and the image's root
-file system with what `additions` gets. Nothing here needs rights: e2fsprogs and mtools write the file systems.
+file system with what `additions` gets. It takes no rights: e2fsprogs and mtools write the file systems.
 """
 
 from __future__ import annotations
