@@ -15,7 +15,7 @@ NPM := npm --prefix labextension --prefer-offline --no-fund --no-audit
 
 setup_PACKAGES := debian-archive-keyring e2fsprogs mmdebstrap python3-venv qemu-system-x86 qemu-utils uidmap zstd
 browser_PACKAGES := chromium
-simulator_PACKAGES := golang-go golang-github-vmware-govmomi-dev patch
+simulator_PACKAGES := fdisk golang-go golang-github-vmware-govmomi-dev mtools ovmf patch
 
 .DEFAULT_GOAL := help
 .PHONY: help setup browser simulator vcenter vsphere labextension check check-python check-typescript test ui fidelity faults image lab demo compare bench wheel clean

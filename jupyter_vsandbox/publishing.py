@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox import render
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.kernel import specs
-from jupyter_vsandbox.runtimes import build
+from jupyter_vsandbox.runtimes import bootable, build
 from jupyter_vsandbox.runtimes.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ def publish(session: Session, arguments: argparse.Namespace) -> int:
     recipe = Catalog.standard(session.settings).get(arguments.name)
     image = build.find(recipe, session.settings)
     with render.progress(session.output.err) as progress:
-        new = asyncio.run(registry.get(arguments.driver, session.settings).publish(image, progress))
+        driver = registry.get(arguments.driver, session.settings)
+        make_disk = functools.partial(bootable.make, image, session.settings)
+        new = asyncio.run(driver.publish(image, make_disk, progress))
     drivers = [arguments.driver]
     if arguments.driver == "vsphere":
         drivers += [f"vsphere:{pool.name}" for pool in session.settings.vcenter.pools]

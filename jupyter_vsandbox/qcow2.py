@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from jupyter_vsandbox.domain.errors import Permanent, Unsupported
+from jupyter_vsandbox import programs
+from jupyter_vsandbox.domain.errors import Permanent
 
 _HEADER = struct.Struct(">4sIQI4xQI36xQ")
 _MAGIC = b"QFI\xfb"
@@ -65,21 +65,4 @@ async def image_tool(*words: str) -> None:
         Unsupported: it is not installed.
         Permanent: it failed; the message has what it said.
     """
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "qemu-img",
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError:
-        raise Unsupported("qemu-img is not installed: apt-get install qemu-utils") from None
-    try:
-        _, said = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    if process.returncode:
-        raise Permanent(f"qemu-img {words[0]} failed: {said.decode(errors='replace').strip()}")
+    await programs.run("qemu-img", *words, package="qemu-utils")

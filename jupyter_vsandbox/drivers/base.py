@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Warm = Callable[[Endpoint, LinkKeys], Awaitable[None]]
     Progress = Callable[[str, float | None, str], None]
+    MakeDisk = Callable[[Path, Progress], Awaitable[Path]]
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,12 @@ class Driver(Protocol):
     async def accelerator(self) -> Accelerator:
         """How guests are run on this host, found out once per boot of the host."""
 
-    async def publish(self, image: Image, progress: Progress) -> bool:
+    async def publish(self, image: Image, make_disk: MakeDisk, progress: Progress) -> bool:
         """Bring an image to where its machines are made; returns whether it was not there yet.
 
-        `progress` is told the stage, the share of it that is done (`None`: unknown), and a line for people.
-        Cancelled or failed, it leaves nothing behind.
+        `make_disk` is called where it has to be sent: given an empty folder and `progress`, it makes a raw
+        disk there that boots by itself, and returns its path. `progress` is told the stage, the share of it
+        that is done (`None`: unknown), and a line for people. Cancelled or failed, it leaves nothing behind.
 
         Raises:
             Exhausted: there is no room for it.

@@ -107,6 +107,14 @@ class Simulator:
             if snapshot:
                 task.info.result.CreateSnapshot_Task(snapshot, "", False, False)
 
+    def tell(self, folder: str, name: str, address: str) -> None:
+        """Tell the address of the machine that has something in its name, as VMware Tools do."""
+        values = {"SET.guest.ipAddress": address, "SET.guest.toolsRunningStatus": "guestToolsRunning"}
+        options = [vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
+        with self.look() as content:
+            [vm] = [each for each in self.folder(content, folder).childEntity if name in each.name]
+            vm.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=options))
+
 
 def authority_in(folder: Path) -> Authority:
     """Make a certificate for this host, and who signed it."""

@@ -10,17 +10,22 @@ import asyncio
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Unsupported
 from jupyter_vsandbox.domain.model import Usage
+from jupyter_vsandbox.drivers.vsphere.marks import MACHINE
 from jupyter_vsandbox.link import new_keys
 from tests.vsphere.conftest import SHAPE, Lab, template, warm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jupyter_vsandbox.drivers.vsphere.driver import VSphereDriver
+    from tests.vsphere.simulator import Simulator
 
 ONE, OTHER = "a" * 12, "b" * 12
 EARLY, LATE = "1" * 12, "2" * 12
@@ -200,6 +205,42 @@ async def test_a_running_machine_is_forked(extended: Lab) -> None:
     [parent] = extended.names()
     await driver.remove_templates(extended.image.id)
     assert extended.names() == [], parent
+
+
+async def test_a_clone_is_not_taken_for_the_machine_that_it_is_of(
+    simulators: Callable[..., Simulator], new_lab: Callable[[Simulator], Lab]
+) -> None:
+    """What Tools told before they were cloned, the vCenter shows for the clone until they tell it anew."""
+    lab = new_lab(simulators("extended", tools=False))
+    driver = lab.driver(clone="instant")
+    await driver.connect()
+    watch = driver._connection.watch
+
+    def known(machine_id: str, address: str) -> bool:
+        return any(vm.marks.machine == machine_id and vm.address == address for vm in watch.all())
+
+    async def tell(machine_id: str, address: str) -> None:
+        await watch.until(lambda: machine_id in driver.machines() and driver.alive(machine_id), 10, "A start")
+        await asyncio.to_thread(lab.simulator.tell, lab.settings.vcenter.folder, machine_id, address)
+        await watch.until(lambda: known(machine_id, address), 10, "The address")
+
+    first = replace(await template(lab.driver(clone="linked"), lab), accelerator="linked")
+    start = asyncio.create_task(driver.start(ONE, first))
+    await tell(ONE, "127.0.0.11")
+    assert (await start).host == "127.0.0.11"
+    fork = asyncio.create_task(driver.fork(OTHER, ONE))
+    await tell(OTHER, "127.0.0.11")
+    assert not fork.done()
+    await tell(OTHER, "127.0.0.12")
+    assert (await fork).host == "127.0.0.12"
+    with lab.simulator.look() as content:
+        vms = lab.simulator.folder(content, lab.settings.vcenter.folder).childEntity
+        values = [{each.key: each.value for each in vm.config.extraConfig} for vm in vms]
+    told = {each.get(MACHINE) for each in values}
+    assert told == {None, ONE, OTHER}, "each can tell that it is another one"
+    for machine_id in (ONE, OTHER):
+        await driver.delete(machine_id)
+    assert lab.names() == []
 
 
 async def test_a_warm_machine_that_ended_is_replaced(extended: Lab) -> None:

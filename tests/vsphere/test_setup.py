@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,16 +20,24 @@ from tests.vsphere.conftest import SHAPE, Lab, template, warm
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jupyter_vsandbox.drivers.base import Progress
+
 ONE, OTHER, THIRD = "a" * 12, "b" * 12, "c" * 12
 POOL = ResourcePool("iot-pool", memory_limit=2 * GIB, memory_reservation=GIB, cpu_limit=3000, shares="low")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a built image, with nothing on its disk."""
-    made = tmp_path_factory.mktemp("image")
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", made / "disk.qcow2", "16M"], check=True)
-    return made
+    """The folder of a built image, of which nothing is looked at."""
+    return tmp_path_factory.mktemp("image")
+
+
+async def empty_disk(folder: Path, progress: Progress) -> Path:
+    """A disk with nothing on it; what boots is tested in test_boot.py."""
+    progress("disk", None, "Making a disk")
+    with (folder / "disk.raw").open("wb") as file:
+        file.truncate(16 * MIB)
+    return folder / "disk.raw"
 
 
 @pytest.fixture
@@ -89,10 +96,10 @@ async def test_an_image_is_published_once_and_machines_start_from_it(lab: Lab, i
     """That the bytes arrive and boot, only a real ESXi shows; the simulator throws them away."""
     driver = lab.driver()
     told: list[tuple[str, float | None, str]] = []
-    assert await driver.publish(image, lambda *step: told.append(step))
-    assert [stage for stage in dict.fromkeys(step[0] for step in told)] == ["convert", "upload", "snapshot"]
+    assert await driver.publish(image, empty_disk, lambda *step: told.append(step))
+    assert list(dict.fromkeys(step[0] for step in told)) == ["disk", "convert", "upload", "snapshot"]
     assert [step[1] for step in told if step[0] == "upload"][-1] == 1.0
-    assert not await lab.driver().publish(image, lambda *step: pytest.fail(f"{step}"))
+    assert not await lab.driver().publish(image, empty_disk, lambda *step: pytest.fail(f"{step}"))
     with lab.simulator.look() as content:
         [vm] = [
             each
@@ -121,10 +128,10 @@ async def test_an_upload_that_fails_leaves_nothing(
             raise Permanent("the plug was pulled")
 
     with pytest.raises(Permanent, match="plug"):
-        await driver.publish(image, stop)
+        await driver.publish(image, empty_disk, stop)
     assert lab.names() == []
     assert list(lab.settings.home.glob(".publish-*")) == []
-    assert await driver.publish(image, lambda *_: None)
+    assert await driver.publish(image, empty_disk, lambda *_: None)
 
 
 async def test_doctor_says_what_is_there_and_what_is_missing(extended: Lab) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Accelerator, Image, LinkKeys, Shape
-    from jupyter_vsandbox.drivers.base import Extent, Progress, Template, Warm
+    from jupyter_vsandbox.drivers.base import Extent, MakeDisk, Progress, Template, Warm
     from jupyter_vsandbox.drivers.qemu.memory import Pages
     from jupyter_vsandbox.work import Work
 
@@ -62,7 +62,7 @@ class QemuDriver(Machines):
         """See `Driver`."""
         return await accel.probe(self._settings)
 
-    async def publish(self, image: Image, progress: Progress) -> bool:
+    async def publish(self, image: Image, make_disk: MakeDisk, progress: Progress) -> bool:
         """See `Driver`; images are built where this driver has them."""
         return False
 

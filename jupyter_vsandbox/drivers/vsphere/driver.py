@@ -91,7 +91,7 @@ class VSphereDriver(Templates):
             raise InvalidState(f"Sandbox {source_id}", "not running", {"running"})
         marks = Marks(role=Role.MACHINE, owner=self._owner, machine=machine_id, image=source.marks.image)
         try:
-            vm = await verbs.whole(self._instant(source, marks, None))
+            vm = await verbs.whole(self._instant(source, marks))
             return await self._endpoint(vm)
         except BaseException:
             await self.delete(machine_id)

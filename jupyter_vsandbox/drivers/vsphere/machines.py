@@ -17,7 +17,7 @@ from jupyter_vsandbox.domain.errors import Exhausted, NotFound, Transient, Unsup
 from jupyter_vsandbox.domain.model import MIB, Endpoint
 from jupyter_vsandbox.drivers.vsphere import specs, verbs
 from jupyter_vsandbox.drivers.vsphere.connection import Connection
-from jupyter_vsandbox.drivers.vsphere.marks import Marks, Role, keys_option
+from jupyter_vsandbox.drivers.vsphere.marks import KEYS, Marks, Role
 from jupyter_vsandbox.drivers.vsphere.seen import OFF, ON, Point, Vm
 from jupyter_vsandbox.files import write_private
 from jupyter_vsandbox.guest.protocol import PORT
@@ -26,7 +26,7 @@ from jupyter_vsandbox.settings import private_folder
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jupyter_vsandbox.domain.model import LinkKeys, Shape
+    from jupyter_vsandbox.domain.model import Shape
     from jupyter_vsandbox.settings import Settings
 
 _OWNER = "vsphere-owner"
@@ -112,7 +112,12 @@ class Machines:
 
         def settled() -> Vm | str:
             now = watch.get(vm.ref)
-            return "gone" if now is None or now.power != ON else now.address
+            if now is None or now.power != ON:
+                return "gone"
+            # An Instant Clone has that of its source until it has noticed; what answers there is the source.
+            kind, _, ref = now.marks.base.partition(":")
+            source = watch.get(ref) if kind == "vm" else None
+            return "" if source is not None and source.address == now.address else now.address
 
         found = await watch.until(
             settled, self._vcenter.boot_seconds, f"Waiting for the address of {vm.name} from its VMware Tools"
@@ -224,14 +229,15 @@ class Machines:
         memory = shape.memory if shape is not None else 0
         return await verbs.make(connection, source, marks, submit, power=OFF, pool=pool, memory_size=memory)
 
-    async def _instant(self, source: Vm, marks: Marks, keys: LinkKeys | None) -> Vm:
+    async def _instant(self, source: Vm, marks: Marks) -> Vm:
+        """A clone that goes on with the memory of its source, its link keys included."""
         connection = self._connection
         place, pool = await connection.where(self._pool)
         session = connection.session
         marks = replace(marks, base=f"vm:{source.ref}")
 
         def submit(name: str) -> Any:
-            values = {**(keys_option(keys) if keys is not None else {}), **marks.options()}
+            values = {KEYS: "", **marks.options()}
             spec = specs.instant_clone(
                 name, session.object(vim.Folder, place.folder), session.object(vim.ResourcePool, pool), values
             )

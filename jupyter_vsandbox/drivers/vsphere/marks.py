@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _PREFIX = "vsandbox."
 KEYS = "guestinfo.vsandbox.link"
-"""Where a guest finds its first link keys, as JSON."""
+"""Where a guest that boots finds its first link keys, as JSON; once it has read them it overwrites them."""
+MACHINE = "guestinfo.vsandbox.machine"
+"""Where a guest finds which machine it is: where that changes while it runs, it is a clone."""
 
 
 class Role(StrEnum):
@@ -46,7 +48,7 @@ class Marks:
         image: `Image.id` of what it was made from.
         base: the snapshot of ours that its disk builds on, "" for the image's own.
         forgotten: snapshots that may go as soon as nothing builds on them, joined with blanks.
-        size: of an image, ``MEMORY VCPUS``.
+        size: of an image, "instant" where it finds out by itself that it was cloned while it ran.
     """
 
     role: str = ""
@@ -61,7 +63,10 @@ class Marks:
         """The entries to write; with `before`, only those that differ."""
         old = before or Marks()
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {_PREFIX + n: str(value) for n, value in values.items() if value != getattr(old, n)}
+        found = {_PREFIX + n: str(value) for n, value in values.items() if value != getattr(old, n)}
+        if before is None and self.machine:
+            found[MACHINE] = self.machine
+        return found
 
     @classmethod
     def of(cls, options: Iterable[tuple[str, object]]) -> Marks:

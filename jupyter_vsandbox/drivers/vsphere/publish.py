@@ -22,14 +22,14 @@ from jupyter_vsandbox.domain.model import MIB
 from jupyter_vsandbox.drivers.vsphere import specs
 from jupyter_vsandbox.drivers.vsphere.errors import LOST
 from jupyter_vsandbox.files import exhausted_if_full
-from jupyter_vsandbox.qcow2 import header, image_tool
+from jupyter_vsandbox.qcow2 import image_tool
 from jupyter_vsandbox.settings import private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jupyter_vsandbox.domain.model import Image
-    from jupyter_vsandbox.drivers.base import Progress
+    from jupyter_vsandbox.drivers.base import MakeDisk, Progress
     from jupyter_vsandbox.drivers.vsphere.connection import Connection
     from jupyter_vsandbox.drivers.vsphere.marks import Marks
     from jupyter_vsandbox.settings import Settings
@@ -40,8 +40,8 @@ _TELL_SECONDS = 10.0
 _LEASE_SECONDS = 120
 
 
-async def convert(image: Image, folder: Path) -> Path:
-    """Write the disk of an image as ESXi wants it.
+async def convert(disk: Path, folder: Path) -> Path:
+    """Write a raw disk as ESXi wants it sent.
 
     Raises:
         Unsupported: there is no ``qemu-img``.
@@ -49,17 +49,19 @@ async def convert(image: Image, folder: Path) -> Path:
     """
     target = folder / "disk.vmdk"
     with exhausted_if_full(folder):
-        options = ("-f", "qcow2", "-O", "vmdk", "-o", "subformat=streamOptimized")
-        await image_tool("convert", *options, str(_disk(image)), str(target))
+        options = ("-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized,adapter_type=lsilogic")
+        await image_tool("convert", *options, str(disk), str(target))
     return target
 
 
-def _disk(image: Image) -> Path:
-    return Path(image.folder) / "disk.qcow2"
-
-
 async def publish(
-    connection: Connection, settings: Settings, image: Image, marks: Marks, pool: str, progress: Progress
+    connection: Connection,
+    settings: Settings,
+    image: Image,
+    make_disk: MakeDisk,
+    marks: Marks,
+    pool: str,
+    progress: Progress,
 ) -> str:
     """Make a virtual machine of an image, with `marks`, and return the vCenter's id of it.
 
@@ -68,12 +70,15 @@ async def publish(
     place, pool_ref = await connection.where(pool)
     session = connection.session
     with tempfile.TemporaryDirectory(dir=private_folder(settings.home), prefix=".publish-") as folder:
-        progress("convert", None, f"Converting the disk of {image.id}")
-        disk = await convert(image, Path(folder))
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            raw = await make_disk(Path(work), progress)
+            size = await asyncio.to_thread(lambda: raw.stat().st_size)
+            progress("convert", None, f"Converting the disk of {image.id}")
+            disk = await convert(raw, Path(folder))
         spec = specs.image_machine(
             f"{connection.vcenter.prefix}-{image.id}",
             image.shape,
-            header(_disk(image)).size,
+            size,
             await connection.look("Finding the datastore", lambda: _name(connection, place.datastore)),
             await connection.look("Finding the network", lambda: _network(connection)),
             marks.options(),

@@ -56,6 +56,10 @@ def image_machine(
 ) -> Any:
     """A machine with one disk and one network card, both of the kinds that ESXi is fastest with.
 
+    What boots on it is made in ``runtimes/bootable.py``, for UEFI and unsigned. Debian's cloud kernels have
+    the driver of an NVMe disk built in, and its UEFI for QEMU boots from one, not from PVSCSI: so the whole
+    way is tested. It takes virtual hardware of version 13, ESXi 6.5.
+
     Args:
         name: of the virtual machine.
         shape: its size.
@@ -67,7 +71,7 @@ def image_machine(
     device = vim.vm.device
     controller, first = -101, 0
     devices = [
-        device.ParaVirtualSCSIController(key=controller, busNumber=0, sharedBus="noSharing"),
+        device.VirtualNVMEController(key=controller, busNumber=0),
         device.VirtualDisk(
             key=-102,
             controllerKey=controller,
@@ -93,6 +97,7 @@ def image_machine(
         memoryMB=shape.memory // MIB,
         guestId="debian10_64Guest",
         firmware="efi",
+        bootOptions=vim.vm.BootOptions(efiSecureBootEnabled=False),
         files=vim.vm.FileInfo(vmPathName=f"[{datastore}]"),
         extraConfig=options(values),
         deviceChange=[

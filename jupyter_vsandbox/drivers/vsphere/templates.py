@@ -12,7 +12,7 @@ from jupyter_vsandbox.domain.model import MIB, LinkKeys
 from jupyter_vsandbox.drivers.base import Template
 from jupyter_vsandbox.drivers.vsphere import verbs
 from jupyter_vsandbox.drivers.vsphere.machines import Machines
-from jupyter_vsandbox.drivers.vsphere.marks import Marks, Role, keys_option
+from jupyter_vsandbox.drivers.vsphere.marks import KEYS, Marks, Role, keys_option
 from jupyter_vsandbox.drivers.vsphere.publish import publish
 from jupyter_vsandbox.drivers.vsphere.seen import ON, Point, Vm
 from jupyter_vsandbox.files import locked, write_private
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jupyter_vsandbox.domain.model import Image, Shape
-    from jupyter_vsandbox.drivers.base import Progress, Warm
+    from jupyter_vsandbox.drivers.base import MakeDisk, Progress, Warm
 
 BASE = "vsandbox-base"
 """The snapshot of a published image that machines build on."""
@@ -59,28 +59,28 @@ class Templates(Machines):
             if vm.marks.image == image_id:
                 await self._retire(vm)
 
-    async def publish(self, image: Image, progress: Progress) -> bool:
+    async def publish(self, image: Image, make_disk: MakeDisk, progress: Progress) -> bool:
         """See `Driver`."""
         await self.connect()
         async with locked(private_folder(self._settings.templates) / f".vsphere-publish-{image.id}.lock"):
             with contextlib.suppress(NotFound):
                 self._base(self._image(image.id))
                 return False
-            await self._publish(image, progress)
+            await self._publish(image, make_disk, progress)
         return True
 
-    async def _publish(self, image: Image, progress: Progress) -> None:
+    async def _publish(self, image: Image, make_disk: MakeDisk, progress: Progress) -> None:
         connection = self._connection
         draft = Marks(role=Role.DRAFT, owner=self._owner, machine=f"publish-{image.id}", image=image.id)
         try:
-            ref = await publish(connection, self._settings, image, draft, self._pool, progress)
+            ref = await publish(connection, self._settings, image, make_disk, draft, self._pool, progress)
             vm = await connection.watch.refresh(ref)
             if vm is None:
                 raise NotFound(f"The virtual machine of image {image.id} is gone again.")
             progress("snapshot", None, f"Taking the snapshot that machines of {image.id} build on")
             await verbs.snapshot(connection, vm, BASE, memory=False)
             now = connection.watch.get(ref) or vm
-            await verbs.configure(connection, now, {}, Marks(role=Role.IMAGE, image=image.id))
+            await verbs.configure(connection, now, {}, Marks(role=Role.IMAGE, image=image.id, size="instant"))
         except BaseException:
             with contextlib.suppress(SandboxError):
                 await connection.watch.refresh_all()
@@ -98,7 +98,7 @@ class Templates(Machines):
             )
             await verbs.power_on(self._connection, vm)
             await warm(await self._endpoint(vm), template.keys)
-            await verbs.configure(self._connection, vm, {}, replace(draft, role=Role.PARENT))
+            await verbs.configure(self._connection, vm, {KEYS: ""}, replace(draft, role=Role.PARENT))
         except BaseException:
             for left in self._vms(Role.DRAFT):
                 if left.marks.machine == template.id:
@@ -133,7 +133,7 @@ class Templates(Machines):
         if parent is None:
             raise NotFound(f"The warm machine of {source.id} is gone; the next start makes one.")
         try:
-            return await verbs.whole(self._instant(parent, marks, source.keys))
+            return await verbs.whole(self._instant(parent, marks))
         except Unsupported:
             if self._vcenter.clone == "instant":
                 raise
