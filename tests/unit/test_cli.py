@@ -12,6 +12,7 @@ from jupyter_vsandbox import __version__, cli, config, render
 from jupyter_vsandbox.core import doctor, owner
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain import errors
+from jupyter_vsandbox.domain.advice import Advice
 from jupyter_vsandbox.domain.checks import Check, Status
 from jupyter_vsandbox.domain.model import GIB, MIB, Image, LinkKeys, Sandbox, Shape, State, Usage
 from jupyter_vsandbox.drivers import registry
@@ -37,6 +38,8 @@ SANDBOX = Sandbox(
 
 class Driver:
     """A driver whose machines do as they are told."""
+
+    advice = Advice()
 
     def __init__(self):
         self.deleted = []

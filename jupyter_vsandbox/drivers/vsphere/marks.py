@@ -47,6 +47,7 @@ class Marks:
         base: the snapshot of ours that its disk builds on, "" for the image's own.
         forgotten: snapshots that may go as soon as nothing builds on them, joined with blanks.
         size: of an image, ``MEMORY VCPUS``.
+        gpu: the vGPU profile that it was given, "" for none.
     """
 
     role: str = ""
@@ -56,6 +57,7 @@ class Marks:
     base: str = ""
     forgotten: str = ""
     size: str = ""
+    gpu: str = ""
 
     def options(self, before: Marks | None = None) -> dict[str, str]:
         """The entries to write; with `before`, only those that differ."""
