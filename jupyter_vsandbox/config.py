@@ -207,8 +207,8 @@ class VSphere(Configurable):
         default_value=[],
         help="Resource pools to offer, made where they are missing. Each is a dictionary with a 'name' and, "
         "as wanted, 'memory_limit' and 'memory_reservation' in bytes, 'cpu_limit' and 'cpu_reservation' in "
-        "MHz, 'shares' ('low', 'normal' or 'high'), and 'reserve' (true: each machine has its memory "
-        "reserved).",
+        "MHz, 'shares' ('low', 'normal' or 'high'), 'reserve' (true: each machine has its memory "
+        "reserved), and 'gpu' (the vGPU profile that each machine gets, whatever its recipe says).",
     ).tag(config=True)
 
     parallel = Int(VCenter.parallel, min=1, help="How many calls to make at a time.").tag(config=True)
@@ -221,6 +221,21 @@ class VSphere(Configurable):
 
     boot_seconds = Float(
         VCenter.boot_seconds, min=1.0, help="Seconds that a guest may take to boot and tell its address."
+    ).tag(config=True)
+
+    snapshot_age = Float(
+        VCenter.snapshot_age,
+        min=0.0,
+        help="Seconds that a snapshot should stay at most; 0 for no limit. VMware advises 72 hours. Older "
+        "ones that nobody asked for are removed, of the others people are warned.",
+    ).tag(config=True)
+
+    snapshot_chain = Int(
+        VCenter.snapshot_chain,
+        min=0,
+        help="How many snapshots of a machine should stand one above the other at most; 0 for no limit. "
+        "VMware advises 2 to 3, and allows 32. More that nobody asked for are removed, of others people are "
+        "warned.",
     ).tag(config=True)
 
     def settings(self) -> VCenter:

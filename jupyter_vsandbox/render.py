@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -21,7 +21,7 @@ from jupyter_vsandbox.domain.checks import Status
 from jupyter_vsandbox.domain.model import GIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TextIO
 
     from rich.console import RenderableType
@@ -141,11 +141,20 @@ def sandbox_table(rows: Iterable[Row]) -> Table:
     )
 
 
-def history_table(history: Sequence[Snapshot], current: str) -> Table:
-    """Make the table of ``history``; a star marks where the sandbox is."""
+def history_table(
+    history: Sequence[Snapshot], current: str, warnings: Mapping[str, str], warning: str
+) -> RenderableType:
+    """Make the table of ``history``; a star marks where the sandbox is.
+
+    Args:
+        history: its snapshots.
+        current: the id of the one that it is at.
+        warnings: what to warn of at each, by their ids; "" for nothing.
+        warning: what to warn of at all together.
+    """
     now = time.time()
     names = {snapshot.id: snapshot.name for snapshot in history}
-    return table(
+    rows = table(
         ("", "ID", "NAME", "AFTER", "AGE", "SIZE", "PAUSE", "HOLDS", "NOTE"),
         (
             (
@@ -162,14 +171,16 @@ def history_table(history: Sequence[Snapshot], current: str) -> Table:
             for snapshot in history
         ),
     )
+    said = [f"{each.name}: {warnings[each.id]}" for each in history if warnings[each.id]]
+    return Group(rows, *(plain(each) for each in filter(None, [*said, warning])))
 
 
 def _holds(snapshot: Snapshot) -> list[str]:
     return ["disk"] + ["memory"] * snapshot.memory + ["cells"] * snapshot.cells
 
 
-def snapshot_dict(snapshot: Snapshot) -> dict[str, object]:
-    """Return a snapshot as plain values; its keys are nobody's business."""
+def snapshot_dict(snapshot: Snapshot, warning: str = "") -> dict[str, object]:
+    """Return a snapshot, and what to warn of at it, as plain values; its keys are nobody's business."""
     return {
         "id": snapshot.id,
         "sandbox": snapshot.sandbox,
@@ -181,6 +192,7 @@ def snapshot_dict(snapshot: Snapshot) -> dict[str, object]:
         "holds": _holds(snapshot),
         "size_bytes": snapshot.size,
         "pause_seconds": snapshot.pause,
+        "warning": warning or None,
     }
 
 

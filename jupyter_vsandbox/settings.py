@@ -41,6 +41,7 @@ class ResourcePool:
         cpu_reservation: MHz that it has in any case.
         shares: ``low``, ``normal`` or ``high``: what it gets where others want the same.
         reserve: whether each machine has all of its memory reserved.
+        gpu: the vGPU profile that each machine gets, "" for that of its recipe.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ResourcePool:
     cpu_reservation: int = 0
     shares: str = "normal"
     reserve: bool = False
+    gpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class VCenter:
         call_seconds: what a call may take.
         task_seconds: what a task may take.
         boot_seconds: how long a guest may take to tell its address.
+        snapshot_age: seconds that a snapshot should stay at most; 0 for no limit.
+        snapshot_chain: how many snapshots should stand one above the other at most; 0 for no limit.
     """
 
     host: str = ""
@@ -93,6 +97,8 @@ class VCenter:
     call_seconds: float = 60
     task_seconds: float = 900
     boot_seconds: float = 240
+    snapshot_age: float = 72 * 3600
+    snapshot_chain: int = 3
 
 
 @dataclass(frozen=True)

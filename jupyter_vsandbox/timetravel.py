@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jupyter_vsandbox import cells, render, render_diff
 from jupyter_vsandbox.core import inventories
 from jupyter_vsandbox.domain.difference import compare
+from jupyter_vsandbox.domain.model import State
 
 if TYPE_CHECKING:
     import argparse
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.domain.inventory import Inventory
     from jupyter_vsandbox.domain.model import Sandbox
     from jupyter_vsandbox.session import Session
+
+DISK_ONLY = (
+    "It has the disk alone, and boots with its first kernel: here, the memory of a snapshot goes back into "
+    "its own machine only."
+)
 
 
 def snapshot(session: Session, arguments: argparse.Namespace) -> int:
@@ -61,6 +67,9 @@ def fork(session: Session, arguments: argparse.Namespace) -> int:
         sandbox = service.resolve(arguments.id)
         begin = service.find_snapshot(sandbox.id, arguments.at).id if arguments.at else ""
         made = asyncio.run(service.fork(sandbox.id, begin, arguments.name, now=arguments.now))
+        lost = made.state is State.STOPPED and not service.memory_anywhere(sandbox)
+    if lost:
+        session.output.err.print(render.plain(DISK_ONLY))
     return _tell(session, made, f"is a fork of {sandbox.id}")
 
 
@@ -83,9 +92,11 @@ def history(session: Session, arguments: argparse.Namespace) -> int:
     with session.service() as service:
         sandbox = service.resolve(arguments.id)
         found = service.history(sandbox.id)
+        warnings = {each.id: service.warning(each) for each in found}
+        warning = service.history_warning(sandbox)
     session.output.answer(
-        [render.snapshot_dict(each) for each in found],
-        lambda: render.history_table(found, sandbox.snapshot),
+        [render.snapshot_dict(each, warnings[each.id]) for each in found],
+        lambda: render.history_table(found, sandbox.snapshot, warnings, warning),
     )
     return 0
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from jupyter_vsandbox import faults
 from jupyter_vsandbox.core import owner
 from jupyter_vsandbox.core.store import Store
+from jupyter_vsandbox.domain.advice import Advice
 from jupyter_vsandbox.domain.errors import InvalidRequest, NotFound, SandboxError
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.files import locked
@@ -90,6 +91,21 @@ class Access:
             return self.driver(sandbox.driver).capabilities.on_this_host
         except SandboxError:
             return False
+
+    def memory_anywhere(self, sandbox: Sandbox) -> bool:
+        """Whether a fork of a snapshot of a sandbox can have its memory; else only one of the present can.
+
+        Raises:
+            NotFound: its driver is missing.
+        """
+        return self.driver(sandbox.driver).capabilities.memory_anywhere
+
+    def advice(self, sandbox: Sandbox) -> Advice:
+        """How the snapshots of a sandbox are best kept; no limits, where its driver is missing."""
+        try:
+            return self.driver(sandbox.driver).advice
+        except SandboxError:
+            return Advice()
 
     def alive(self, sandbox_id: str) -> bool:
         """Whether the machine of a sandbox runs."""

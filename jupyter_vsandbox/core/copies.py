@@ -46,7 +46,7 @@ class Copies(Travel):
         else:
             async with self._between_cells(sandbox_id, now), self._settled(sandbox_id) as sandbox:
                 memory = True
-                if sandbox.state is State.RUNNING and not self._memory_anywhere(sandbox):
+                if sandbox.state is State.RUNNING and not self.memory_anywhere(sandbox):
                     try:
                         return await self._fork_running(sandbox, name)
                     except Unsupported:
@@ -56,7 +56,7 @@ class Copies(Travel):
                 else:
                     begin = await self._snapshot(sandbox, Cause.FORK, memory=memory)
         faults.point("fork.begun")
-        memory = begin.memory and self._memory_anywhere(sandbox)
+        memory = begin.memory and self.memory_anywhere(sandbox)
         fork = await self._new_at(sandbox, begin, memory=memory, name=name, origin=sandbox.id)
         faults.point("fork.restored")
         return self._store.change(fork.id, owner="")
@@ -124,9 +124,6 @@ class Copies(Travel):
             if sandbox.state is not State.STOPPED:
                 raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.STOPPED})
             return await self._snapshot(sandbox, Cause.FORK)
-
-    def _memory_anywhere(self, sandbox: Sandbox) -> bool:
-        return self.driver(sandbox.driver).capabilities.memory_anywhere
 
     async def _fork_running(self, sandbox: Sandbox, name: str) -> Sandbox:
         """A fork of a running machine that goes on without a snapshot."""

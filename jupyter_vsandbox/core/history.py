@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 from jupyter_vsandbox import faults
 from jupyter_vsandbox.core.changes import Records
 from jupyter_vsandbox.core.labels import Labels
-from jupyter_vsandbox.domain.errors import Conflict, InvalidRequest, InvalidState, NotFound
+from jupyter_vsandbox.domain.advice import Advice
+from jupyter_vsandbox.domain.errors import (
+    Conflict,
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    SandboxError,
+    Unsupported,
+)
 from jupyter_vsandbox.domain.model import Cause, Sandbox, Snapshot, State
 from jupyter_vsandbox.domain.retention import Retention
 from jupyter_vsandbox.files import checksum, copy_whole, exhausted_if_full, locked
@@ -113,7 +121,11 @@ class History(Labels):
             Exhausted: not enough disk.
         """
         async with self._between_cells(sandbox_id, now), self._settled(sandbox_id) as sandbox:
-            return await self._snapshot(sandbox, Cause.ASKED, name, note, memory=memory)
+            taken = await self._snapshot(sandbox, Cause.ASKED, name, note, memory=memory)
+            if self.advice(sandbox).chain:
+                with contextlib.suppress(SandboxError):  # that something else stays is no fault of this one
+                    await self._retire(sandbox_id)
+        return taken
 
     async def guard(self, sandbox_id: str, cause: Cause) -> None:
         """Snapshot a running sandbox though nobody asked, and let old snapshots of that kind go.
@@ -128,8 +140,37 @@ class History(Labels):
             return
         async with self._settled(sandbox_id) as sandbox:
             if sandbox.state is State.RUNNING:
-                await self._snapshot(sandbox, cause)
+                await self._keep(sandbox, cause)
                 await self._retire(sandbox_id)
+
+    def warning(self, snapshot: Snapshot) -> str:
+        """What people are to be warned of at a snapshot, "" for nothing."""
+        with contextlib.suppress(NotFound):
+            return self.advice(self.get(snapshot.sandbox)).of_snapshot(snapshot, time.time())
+        return ""
+
+    def history_warning(self, sandbox: Sandbox) -> str:
+        """What people are to be warned of at the history of a sandbox, "" for nothing."""
+        advice = self.advice(sandbox)
+        if advice == Advice():
+            return ""
+        return advice.of_history(self.history(sandbox.id), sandbox.snapshot, time.time())
+
+    def expired(self, sandbox_id: str) -> builtins.list[Snapshot]:
+        """The automatic snapshots that are beyond what settings and driver allow."""
+        sandbox, history = self.get(sandbox_id), self.history(sandbox_id)
+        settings = self.settings
+        retention = Retention(
+            settings.automatic_snapshots, settings.automatic_snapshot_age, settings.automatic_snapshot_bytes
+        )
+        retention = self.advice(sandbox).narrowed(retention, history, sandbox.snapshot)
+        needed = {each.snapshot for each in self.list()}
+        return retention.expired(history, needed, time.time())
+
+    async def expire(self, sandbox_id: str) -> None:
+        """Remove what `expired` says."""
+        async with self._settled(sandbox_id):
+            await self._retire(sandbox_id)
 
     def prunable(self, sandbox_id: str) -> builtins.list[Snapshot]:
         """The snapshots that nobody asked for and that no sandbox is at."""
@@ -220,6 +261,13 @@ class History(Labels):
             async with locked(self.cell_lock(sandbox_id)):
                 yield
 
+    async def _keep(self, sandbox: Sandbox, cause: Cause) -> Snapshot:
+        """A snapshot that nobody asked for: of the disk alone, where the memory cannot be kept."""
+        try:
+            return await self._snapshot(sandbox, cause)
+        except Unsupported:
+            return await self._snapshot(sandbox, cause, memory=False)
+
     async def _snapshot(
         self,
         sandbox: Sandbox,
@@ -294,14 +342,8 @@ class History(Labels):
         return notebook.is_file() and not (kept.exists() and filecmp.cmp(kept, notebook, shallow=False))
 
     async def _retire(self, sandbox_id: str) -> None:
-        """Remove the automatic snapshots that are beyond what the settings keep."""
-        retention = Retention(
-            self.settings.automatic_snapshots,
-            self.settings.automatic_snapshot_age,
-            self.settings.automatic_snapshot_bytes,
-        )
-        needed = {sandbox.snapshot for sandbox in self.list()}
-        await self._remove_snapshots(retention.expired(self.history(sandbox_id), needed, time.time()))
+        """Remove the automatic snapshots that are beyond what is allowed."""
+        await self._remove_snapshots(self.expired(sandbox_id))
 
     async def _remove_snapshots(self, snapshots: Iterable[Snapshot]) -> str:
         """Remove snapshots, but none that a sandbox is hibernated at; returns such a sandbox, or ""."""

@@ -95,6 +95,7 @@ async def estimate(service: SandboxService, point: Point, options: Options) -> E
         InvalidState: the sandbox is just being started or stopped.
         Unsupported: its memory cannot be exported; its disk can.
     """
+    _require_exports(service, point)
     async with _snapshot(service, point, options) as snapshot:
         return await _measure(service, point.sandbox, snapshot, options)
 
@@ -128,6 +129,7 @@ async def export(
         Unsupported: its memory cannot be exported; its disk can.
     """
     archive.require_free(target)
+    _require_exports(service, point)
     await service.reconcile()
     image = build.get(point.sandbox.image, service.settings)
     meter = _Meter(progress)
@@ -151,6 +153,12 @@ async def export(
         meter.part(1.0, archive.PASSES * total, f"Writing {target.name}")
         size = await work.run(lambda: archive.write(target, content, sources, work))
     return Exported(target, size, content)
+
+
+def _require_exports(service: SandboxService, point: Point) -> None:
+    """Refuse what cannot be, before there is a snapshot for it."""
+    if why := service.driver(point.sandbox.driver).capabilities.not_exported:
+        raise Unsupported(why)
 
 
 async def import_(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +137,8 @@ class Travel(History):
         async with self._settled(sandbox_id) as sandbox:
             driver = self.driver(sandbox.driver)
             image = build.get(sandbox.image, self.settings)
-            template = await driver.template(image, sandbox.shape, new_keys(), self._warm)
+            shape = replace(sandbox.shape, gpu=image.shape.gpu)  # the store does not keep it
+            template = await driver.template(image, shape, new_keys(), self._warm)
             await self._leave(sandbox)
             faults.point("reset.left")
             self._store.change(sandbox_id, state=State.RESTORING, endpoint=None, keys=None)
@@ -181,7 +183,7 @@ class Travel(History):
     async def _leave(self, sandbox: Sandbox) -> None:
         """Snapshot what is about to be left; a hibernated sandbox is one already."""
         if sandbox.state is not State.HIBERNATED:
-            await self._snapshot(sandbox, Cause.ROLLBACK)
+            await self._keep(sandbox, Cause.ROLLBACK)
 
     async def _travel(
         self, sandbox: Sandbox, target: Snapshot, *, memory: bool, take: bool = False

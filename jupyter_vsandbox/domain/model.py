@@ -90,10 +90,12 @@ class Shape:
     Attributes:
         memory: guest memory in bytes.
         vcpus: number of virtual processors.
+        gpu: the vGPU profile that it asks for, "" for none; drivers that have none take no notice.
     """
 
     memory: int
     vcpus: int
+    gpu: str = ""
 
 
 @dataclass(frozen=True)

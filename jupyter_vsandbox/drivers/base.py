@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
     from pathlib import Path
 
+    from jupyter_vsandbox.domain.advice import Advice
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Accelerator, Endpoint, Image, LinkKeys, Shape, Usage
+    from jupyter_vsandbox.domain.pool import Pool
     from jupyter_vsandbox.work import Work
 
     Warm = Callable[[Endpoint, LinkKeys], Awaitable[None]]
@@ -84,6 +86,8 @@ class Capabilities:
     """Machines take the memory of this host."""
     memory_anywhere: bool
     """`restore` can bring it back in any machine; else only where it was, and `fork` is for others."""
+    not_exported: str = ""
+    """Why snapshots are not written to files, and what to do instead; "" where they are."""
 
 
 class Driver(Protocol):
@@ -91,6 +95,8 @@ class Driver(Protocol):
 
     name: str
     capabilities: Capabilities
+    advice: Advice
+    """How many snapshots a machine should have, and for how long."""
 
     async def connect(self) -> None:
         """Get to know what there is; what is no coroutine below tells only what is known.
@@ -104,6 +110,12 @@ class Driver(Protocol):
 
     async def checks(self) -> list[Check]:
         """Examine the host; never raises. Called by ``doctor``."""
+
+    async def pools(self) -> list[Pool]:
+        """The pools that its machines may be in, as they are now; which sandboxes those are is not told.
+
+        Called only where `Capabilities.on_this_host` is false. Raises as `connect` does.
+        """
 
     async def accelerator(self) -> Accelerator:
         """How guests are run on this host, found out once per boot of the host."""
@@ -228,7 +240,8 @@ class Driver(Protocol):
         Raises:
             NotFound: the snapshot's files are gone.
             Permanent: one is damaged; it is named.
-            Unsupported: its memory cannot be loaded here, so nobody knows where it can; its disk can.
+            Unsupported: its memory cannot be loaded here, so nobody knows where it can; its disk can. With
+                `Capabilities.not_exported`: always.
         """
 
     async def check_import(self, needs: Mapping[str, str], shape: Shape) -> None:

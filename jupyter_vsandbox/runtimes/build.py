@@ -201,7 +201,12 @@ def adopt(folder: Path, checksums: Mapping[str, str], settings: Settings) -> Ima
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         manifest |= {"created": time.time(), "digest": ""}
         image = _image(manifest, folder, 0)
-        facts = [image.runtime, image.append, asdict(image.shape), *(checksums[name] for name in PARTS[:-1])]
+        facts = [
+            image.runtime,
+            image.append,
+            _shape_dict(image.shape),
+            *(checksums[name] for name in PARTS[:-1]),
+        ]
         require_alone(folder / "disk.qcow2")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Permanent(f"The image that came with it is not whole: {error}.") from error
@@ -282,7 +287,7 @@ def _make(
         "format": _FORMAT,
         "runtime": recipe.name,
         "digest": digest,
-        "shape": asdict(recipe.machine.shape),
+        "shape": _shape_dict(recipe.machine.shape),
         "created": time.time(),
         "append": APPEND,
         "kernel": outputs.part("kernel.txt").read_text(encoding="utf-8").strip(),
@@ -328,7 +333,8 @@ def _load(folder: Path) -> Image | None:
 def _image(manifest: Any, folder: Path, size: int) -> Image:  # noqa: ANN401 - JSON
     if manifest["format"] != _FORMAT:
         raise ValueError(manifest["format"])
-    shape = Shape(memory=int(manifest["shape"]["memory"]), vcpus=int(manifest["shape"]["vcpus"]))
+    told = manifest["shape"]
+    shape = Shape(memory=int(told["memory"]), vcpus=int(told["vcpus"]), gpu=str(told.get("gpu", "")))
     return Image(
         runtime=str(manifest["runtime"]),
         digest=str(manifest["digest"]),
@@ -338,6 +344,11 @@ def _image(manifest: Any, folder: Path, size: int) -> Image:  # noqa: ANN401 - J
         created=float(manifest["created"]),
         append=str(manifest["append"]),
     )
+
+
+def _shape_dict(shape: Shape) -> dict[str, object]:
+    """What there is of a shape; one without a GPU is written as before there were any."""
+    return {name: value for name, value in asdict(shape).items() if value}
 
 
 def _id(runtime: str, digest: str) -> str:

@@ -30,6 +30,7 @@ _REQUIREMENT = re.compile(r"[A-Za-z0-9][^\r\n]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _MODE = re.compile(r"0?[0-7]{3}")
+_PROFILE = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.-]*)?")
 _SIZE = re.compile(r"([0-9]+)\s*(M|G)(?:iB)?")
 
 
@@ -97,16 +98,18 @@ class Machine:
         memory: bytes.
         vcpus: virtual processors.
         disk: bytes that the disk can grow to.
+        gpu: vGPU profile for machines on a vCenter, "" for none.
     """
 
     memory: int = GIB
     vcpus: int = 1
     disk: int = 16 * GIB
+    gpu: str = ""
 
     @property
     def shape(self) -> Shape:
         """What a driver needs to know of it."""
-        return Shape(memory=self.memory, vcpus=self.vcpus)
+        return Shape(memory=self.memory, vcpus=self.vcpus, gpu=self.gpu)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ class Recipe:
         everything = asdict(self)
         for title in ("display_name", "summary"):
             del everything[title]
+        if not self.machine.gpu:  # images of recipes without one keep their digests
+            del everything["machine"]["gpu"]
         return everything
 
 
@@ -239,8 +244,9 @@ def _machine(table: _Table) -> Machine:
     memory = table.size("memory", "1G", 256 * MIB, 1024 * GIB)
     vcpus = table.integer("vcpus", 1, 1, 64)
     disk = table.size("disk", "16G", 4 * GIB, 2048 * GIB)
+    gpu = table.string("gpu", "", _PROFILE, 'Write the name of a vGPU profile, such as "grid_t4-4q".')
     table.finish()
-    return Machine(memory, vcpus, disk)
+    return Machine(memory, vcpus, disk, gpu)
 
 
 class _Table:

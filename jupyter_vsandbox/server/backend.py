@@ -13,6 +13,7 @@ from jupyter_vsandbox.domain.difference import compare
 from jupyter_vsandbox.domain.errors import InvalidState, NotFound
 from jupyter_vsandbox.domain.model import Cause, State
 from jupyter_vsandbox.server import turns, wire, wire_diff
+from jupyter_vsandbox.server.aging import Aging
 from jupyter_vsandbox.server.describe import Describe
 from jupyter_vsandbox.server.events import Follower
 from jupyter_vsandbox.server.forks import Forks
@@ -25,6 +26,7 @@ from jupyter_vsandbox.server.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from jupyter_vsandbox.core.changes import Records
     from jupyter_vsandbox.core.service import SandboxService
     from jupyter_vsandbox.domain.model import Sandbox, Snapshot
     from jupyter_vsandbox.server import contract
@@ -65,7 +67,8 @@ class Backend:
         self._describe = Describe(service, self._worker, self._meters, notebooks)
         self._forks = Forks(service, self._worker, notebooks, self._describe)
         self._trials = Trials(service, self._worker, notebooks, self._forks, kernels.manager)
-        self._follower = Follower(settings, bus, self._describe.record, self._meters)
+        self._aging = Aging(service, self._worker, self._describe, bus)
+        self._follower = Follower(settings, bus, self._describe.record, self._tell, self._follow)
         self._tasks: list[asyncio.Task[None]] = []
         self.operations = Operations(bus.operation)
         self.host = Host(settings, service, self.operations, self._worker)
@@ -79,9 +82,15 @@ class Backend:
         self._tasks = [
             asyncio.create_task(self._follower.run()),
             asyncio.create_task(self._meters.tell(usage)),
+            asyncio.create_task(self._aging.run()),
         ]
         for task in self._tasks:
             task.add_done_callback(_complain)
+
+    def _follow(self, records: Records) -> None:
+        running = [each.id for each in records.sandboxes.values() if each.state is State.RUNNING]
+        self._meters.follow(running, records.sandboxes)
+        self._aging.follow(records)
 
     async def close(self) -> None:
         """End what goes on: what can be cancelled is, the rest is waited for."""
@@ -170,8 +179,11 @@ class Backend:
     async def snapshots(self, sandbox_id: str) -> wire.Json:
         """The history of a sandbox."""
         await self._existing(sandbox_id)
-        history = await asyncio.to_thread(self._service.history, sandbox_id)
-        return {"snapshots": [wire.snapshot(each) for each in history]}
+
+        def tell() -> list[wire.Json]:
+            return [self._tell(each) for each in self._service.history(sandbox_id)]
+
+        return {"snapshots": await asyncio.to_thread(tell)}
 
     async def take_snapshot(self, sandbox_id: str, request: contract.SnapshotRequest) -> Operation:
         """Begin to keep a sandbox as it is."""
@@ -188,7 +200,7 @@ class Backend:
                 taking = turns.at_once(take, said, report)
             else:
                 taking = turns.between_cells(self._service, sandbox_id, take, said, report)
-            return wire.snapshot(await self._worker.call(taking))
+            return await asyncio.to_thread(self._tell, await self._worker.call(taking))
 
         return self.operations.begin("snapshot", work, sandbox=sandbox_id, cancellable=True)
 
@@ -198,7 +210,7 @@ class Backend:
         """Give a snapshot another name or note."""
         await self._snapshot(sandbox_id, snapshot_id)
         changed = self._service.annotate(snapshot_id, name=request.name, note=request.note)
-        return wire.snapshot(await self._worker.call(changed))
+        return await asyncio.to_thread(self._tell, await self._worker.call(changed))
 
     async def delete_snapshot(self, sandbox_id: str, snapshot_id: str) -> Operation:
         """Begin to remove a snapshot."""
@@ -234,7 +246,7 @@ class Backend:
             report.progress("work", 0.5, f"Looking into {new}")
             after = await inventories.inventory(self._service, new, now=request.now)
             found = await asyncio.to_thread(compare, before, after, changed)
-            return wire_diff.difference(old, new, found, (before, after))
+            return wire_diff.difference(old, new, found, (before, after), self._tell)
 
         async def work(report: Report) -> wire.Json:
             return await self._worker.call(look(report))
@@ -291,6 +303,10 @@ class Backend:
             raise InvalidState(f"Sandbox {sandbox_id}", sandbox.state, {State.STOPPED, State.RUNNING})
         await self._service.start(sandbox_id)
         return await self._service.offer(sandbox_id)
+
+    def _tell(self, snapshot: Snapshot) -> wire.Json:
+        """For threads."""
+        return wire.snapshot(snapshot, self._service.warning(snapshot))
 
     async def _described(self, sandbox: Sandbox) -> wire.Json:
         return await self._describe.one(sandbox.id)

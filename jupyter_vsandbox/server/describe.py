@@ -74,9 +74,17 @@ class Describe:
             in_use=bool(sandbox.owner) and owner.lives(sandbox.owner),
             snapshots=snapshots,
             bytes=size,
+            warning=self._service.history_warning(sandbox),
+            memory_anywhere=self._memory_anywhere(sandbox),
             notebook=self._notebooks.path(sandbox.notebook) if sandbox.notebook else None,
         )
         return wire.sandbox(sandbox, facts)
+
+    def _memory_anywhere(self, sandbox: Sandbox) -> bool | None:
+        try:
+            return self._service.memory_anywhere(sandbox)
+        except SandboxError:
+            return None
 
     async def _accelerator(self, driver: str) -> Accelerator | None:
         async def ask() -> Accelerator:

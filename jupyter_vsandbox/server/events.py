@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from jupyter_vsandbox.core.changes import Records, between
 from jupyter_vsandbox.core.store import Store
 from jupyter_vsandbox.core.watch import Watch
-from jupyter_vsandbox.domain.model import State
 from jupyter_vsandbox.server import wire
 from jupyter_vsandbox.settings import private_folder
 
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from jupyter_events import EventLogger
 
     from jupyter_vsandbox.core.changes import Changes
-    from jupyter_vsandbox.domain.model import Sandbox
-    from jupyter_vsandbox.server.meters import Meters
+    from jupyter_vsandbox.domain.model import Sandbox, Snapshot
     from jupyter_vsandbox.server.operations import Operation
     from jupyter_vsandbox.settings import Settings
 
@@ -56,6 +54,15 @@ class Bus:
         """Tell an event of the schema `name`; returns whether anybody listens."""
         return self._logger.emit(schema_id=f"{SCHEMAS}/{name}/v1", data=dict(data)) is not None
 
+    def sandbox(self, action: str, sandbox_id: str, told: wire.Json | None) -> None:
+        """A sandbox is not what it was."""
+        self.emit("sandbox", {"action": action, "id": sandbox_id, "sandbox": told})
+
+    def snapshot(self, action: str, snapshot: Snapshot, told: wire.Json | None) -> None:
+        """A snapshot is not what it was."""
+        values = {"action": action, "id": snapshot.id, "sandbox": snapshot.sandbox, "snapshot": told}
+        self.emit("snapshot", values)
+
     def operation(self, operation: Operation, lines: list[str]) -> None:
         """An operation went on; see `Listener`."""
         self.emit("operation", {"operation": wire.operation(operation, whole=False), "lines": lines})
@@ -68,14 +75,23 @@ class Follower:
         settings: where those are.
         bus: where to tell it.
         describe: makes the wire form of a sandbox of its record, and the number and size of its snapshots.
-        meters: told which machines run.
+        tell: makes the wire form of a snapshot.
+        noticed: told all records, at the beginning and whenever they changed.
     """
 
-    def __init__(self, settings: Settings, bus: Bus, describe: Describe, meters: Meters) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        bus: Bus,
+        describe: Describe,
+        tell: Callable[[Snapshot], wire.Json],
+        noticed: Callable[[Records], None],
+    ) -> None:
         self._settings = settings
         self._bus = bus
         self._describe = describe
-        self._meters = meters
+        self._tell_snapshot = tell
+        self._noticed = noticed
         self._records = Records()
         self._version = 0
         self._comparing = asyncio.Lock()
@@ -93,8 +109,9 @@ class Follower:
         again: asyncio.Task[None] | None = None
         try:
             with Watch({home, images, recipes, *others}) as watch:
-                self._version, self._records = await asyncio.to_thread(_read, store)
-                self._follow()
+                self._version, records = await asyncio.to_thread(_read, store)
+                self._records = records
+                self._noticed(records)
                 self.follows.set()
                 async with contextlib.aclosing(watch.changes()) as every:
                     async for changed in every:
@@ -121,7 +138,7 @@ class Follower:
             version, records = await asyncio.to_thread(_read, store)
             changes = between(self._records, records)
             self._version, self._records = version, records
-            self._follow()
+            self._noticed(records)
             await self._tell(changes)
 
     def _is_store(self, name: str) -> bool:
@@ -134,32 +151,19 @@ class Follower:
         if any(folder not in {home, images} for folder, _ in changed):
             self._bus.emit("runtimes", {"reason": "recipes"})
 
-    def _follow(self) -> None:
-        running = [each.id for each in self._records.sandboxes.values() if each.state is State.RUNNING]
-        self._meters.follow(running, self._records.sandboxes)
-
     async def _tell(self, changes: Changes) -> None:
         for action, snapshots in (("added", changes.added), ("changed", changes.changed)):
             for each in snapshots:
-                self._bus.emit(
-                    "snapshot",
-                    {
-                        "action": action,
-                        "id": each.id,
-                        "sandbox": each.sandbox,
-                        "snapshot": wire.snapshot(each),
-                    },
-                )
+                told = await asyncio.to_thread(self._tell_snapshot, each)
+                self._bus.snapshot(action, each, told)
         for each in changes.removed:
-            self._bus.emit(
-                "snapshot", {"action": "removed", "id": each.id, "sandbox": each.sandbox, "snapshot": None}
-            )
+            self._bus.snapshot("removed", each, None)
         for sandbox in changes.sandboxes:
             history = self._records.histories.get(sandbox.id, (0, 0))
             described = await self._describe(sandbox, history)
-            self._bus.emit("sandbox", {"action": "changed", "id": sandbox.id, "sandbox": described})
+            self._bus.sandbox("changed", sandbox.id, described)
         for sandbox_id in changes.gone:
-            self._bus.emit("sandbox", {"action": "removed", "id": sandbox_id, "sandbox": None})
+            self._bus.sandbox("removed", sandbox_id, None)
 
 
 def _read(store: Store) -> tuple[int, Records]:

@@ -102,7 +102,7 @@ class Host:
 
     async def pools(self) -> wire.Json:
         """What sandboxes are placed in."""
-        return {"pools": [wire.pool(await asyncio.to_thread(pools.host, self._service))]}
+        return {"pools": [wire.pool(each) for each in await self._worker.call(pools.every(self._service))]}
 
     async def doctor(self) -> wire.Json:
         """What an examination of the host finds."""

@@ -15,8 +15,8 @@ from jupyter_vsandbox.kernel.specs import spec_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from jupyter_vsandbox.core.pools import Pool
     from jupyter_vsandbox.domain.model import Accelerator, Image, Sandbox, Shape, Snapshot, Usage
+    from jupyter_vsandbox.domain.pool import Pool, Share
     from jupyter_vsandbox.runtimes.catalog import Broken
     from jupyter_vsandbox.runtimes.recipe import Recipe
     from jupyter_vsandbox.server.operations import Operation, Progress
@@ -59,6 +59,8 @@ class Facts:
         in_use: whether a living process uses it.
         snapshots: how many it has.
         bytes: what those take.
+        warning: what people are to be warned of at them, "" for nothing.
+        memory_anywhere: whether a fork of a snapshot can have its memory, `None` where that is not known.
         notebook: its notebook for the contents API, `None` where that has no path there.
     """
 
@@ -67,6 +69,8 @@ class Facts:
     in_use: bool
     snapshots: int
     bytes: int
+    warning: str
+    memory_anywhere: bool | None
     notebook: str | None
 
 
@@ -103,7 +107,8 @@ def sandbox(record: Sandbox, facts: Facts) -> Json:
         "in_use": facts.in_use,
         "origin": record.origin,
         "snapshot": record.snapshot,
-        "history": {"count": facts.snapshots, "bytes": facts.bytes},
+        "history": {"count": facts.snapshots, "bytes": facts.bytes, "warning": facts.warning or None},
+        "memory_anywhere": facts.memory_anywhere,
         "usage": gauge(facts.gauge),
     }
 
@@ -118,8 +123,8 @@ def gauge(found: Gauge) -> Json:
     }
 
 
-def snapshot(record: Snapshot) -> Json:
-    """A snapshot; its keys stay here."""
+def snapshot(record: Snapshot, warning: str) -> Json:
+    """A snapshot, and what people are to be warned of; its keys stay here."""
     return {
         "id": record.id,
         "sandbox": record.sandbox,
@@ -132,13 +137,17 @@ def snapshot(record: Snapshot) -> Json:
         "cells": record.cells,
         "size": record.size,
         "pause": record.pause,
+        "warning": warning or None,
     }
 
 
 def prunable(records: Iterable[Snapshot]) -> Json:
     """Snapshots that may go, or went."""
-    records = list(records)
-    return {"snapshots": [snapshot(each) for each in records], "bytes": sum(each.size for each in records)}
+    records = list(records)  # nobody is warned of what nobody asked for
+    return {
+        "snapshots": [snapshot(each, "") for each in records],
+        "bytes": sum(each.size for each in records),
+    }
 
 
 def operation(record: Operation, *, whole: bool) -> Json:
@@ -203,9 +212,20 @@ def pool(record: Pool) -> Json:
     """A pool."""
     return {
         "name": record.name,
-        "memory": {"budget": record.budget, "promised": record.promised, "used": record.used},
+        "driver": record.driver,
+        "memory": {**_share(record.memory), "promised": record.promised},
+        "cpu": None if record.cpu is None else _share(record.cpu),
         "vcpus": {"host": record.cpus, "promised": record.vcpus},
         "sandboxes": list(record.sandboxes),
+    }
+
+
+def _share(share: Share) -> Json:
+    return {
+        "limit": share.limit,
+        "reservation": share.reservation,
+        "used": share.used,
+        "free": share.free,
     }
 
 

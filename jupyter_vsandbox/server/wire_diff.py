@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox.domain.difference import Change, new_folders
-from jupyter_vsandbox.server import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -13,13 +12,19 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.core.inventories import Point
     from jupyter_vsandbox.domain.difference import Cell, Difference, Pair, Section
     from jupyter_vsandbox.domain.inventory import File, Inventory, Variable
+    from jupyter_vsandbox.domain.model import Snapshot
+    from jupyter_vsandbox.server import wire
 
 FILES = 2000
 """That many rows of files are told."""
 
 
 def difference(
-    old: Point, new: Point, found: Difference, inventories: tuple[Inventory, Inventory]
+    old: Point,
+    new: Point,
+    found: Difference,
+    inventories: tuple[Inventory, Inventory],
+    tell: Callable[[Snapshot], wire.Json],
 ) -> wire.Json:
     """A difference between two points.
 
@@ -28,11 +33,12 @@ def difference(
         new: the other one.
         found: what is different.
         inventories: what it was found in.
+        tell: makes the wire form of a snapshot.
     """
     rows = _file_rows(found.files.changes, inventories)
     return {
-        "old": _point(old),
-        "new": _point(new),
+        "old": _point(old, tell),
+        "new": _point(new, tell),
         "packages": _section(found.packages, lambda p: {"name": p.name, "old": p.old, "new": p.new}),
         "files": {
             "note": found.files.note,
@@ -48,8 +54,8 @@ def difference(
     }
 
 
-def _point(point: Point) -> wire.Json:
-    snapshot = None if point.snapshot is None else wire.snapshot(point.snapshot)
+def _point(point: Point, tell: Callable[[Snapshot], wire.Json]) -> wire.Json:
+    snapshot = None if point.snapshot is None else tell(point.snapshot)
     return {"sandbox": point.sandbox.id, "snapshot": snapshot}
 
 

@@ -71,7 +71,14 @@ export interface ISandbox {
   readonly origin: string;
   /** Id of the snapshot that it was last taken or restored from, '' for the clean image. */
   readonly snapshot: string;
-  readonly history: { readonly count: number; readonly bytes: number };
+  readonly history: {
+    readonly count: number;
+    readonly bytes: number;
+    /** Why some of it should go, null where nothing is to be said. */
+    readonly warning: string | null;
+  };
+  /** Whether a fork of a snapshot has its memory; null where that is not known. */
+  readonly memory_anywhere: boolean | null;
   readonly usage: IUsage;
 }
 
@@ -95,6 +102,8 @@ export interface ISnapshot {
   readonly size: number;
   /** Seconds that the machine stood still for it. */
   readonly pause: number;
+  /** Why it should go, null where nothing is to be said. */
+  readonly warning: string | null;
 }
 
 export interface IProblem {
@@ -257,14 +266,24 @@ export interface IRuntimes {
   }[];
 }
 
+export interface IShare {
+  /** What its machines may have together, null for no limit. */
+  readonly limit: number | null;
+  readonly reservation: number;
+  readonly used: number;
+  /** What one more machine finds, null where that is not known. */
+  readonly free: number | null;
+}
+
 export interface IPool {
   readonly name: string;
-  readonly memory: {
-    readonly budget: number;
-    readonly promised: number;
-    readonly used: number;
-  };
-  readonly vcpus: { readonly host: number; readonly promised: number };
+  /** That of the sandboxes in it, '' for the host. */
+  readonly driver: string;
+  /** Bytes. */
+  readonly memory: IShare & { readonly promised: number };
+  /** MHz, null where processors are not shared out. */
+  readonly cpu: IShare | null;
+  readonly vcpus: { readonly host: number | null; readonly promised: number };
   readonly sandboxes: readonly string[];
 }
 

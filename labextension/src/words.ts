@@ -25,6 +25,13 @@ export function bytes(count: number): string {
 }
 
 /**
+ * A number of MHz for people.
+ */
+export function hertz(mega: number): string {
+  return mega < 1000 ? `${mega} MHz` : `${(mega / 1000).toFixed(1)} GHz`;
+}
+
+/**
  * How long a machine stood still.
  */
 export function pause(seconds: number, trans: TranslationBundle): string {

@@ -15,8 +15,10 @@ from tornado.httpclient import HTTPClientError
 from jupyter_vsandbox.core import capacity, doctor
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain import errors
+from jupyter_vsandbox.domain.advice import Advice
 from jupyter_vsandbox.domain.checks import Check, Status
 from jupyter_vsandbox.domain.model import GIB, MIB, Accelerator, Usage
+from jupyter_vsandbox.domain.pool import Pool, Share
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.server import contract, wire
 from jupyter_vsandbox.server.handlers import ROUTES
@@ -64,7 +66,12 @@ async def test_sandboxes(jp_fetch, monkeypatch):
     def usage(machine_id):
         return Usage(memory=7 * MIB, disk=8 * MIB, cpu=9.5)
 
-    driver = SimpleNamespace(accelerator=accelerator, usage=usage)
+    driver = SimpleNamespace(
+        accelerator=accelerator,
+        usage=usage,
+        advice=Advice(),
+        capabilities=SimpleNamespace(memory_anywhere=True),
+    )
     monkeypatch.setattr(registry, "get", lambda name, settings: driver)
     body = json.loads((await jp_fetch("vsandbox/api/sandboxes")).body)
     check_schema("Sandboxes", body)
@@ -87,7 +94,8 @@ async def test_sandboxes(jp_fetch, monkeypatch):
             "in_use": False,
             "origin": "",
             "snapshot": "abcdefabcdef",
-            "history": {"count": 1, "bytes": 1000},
+            "history": {"count": 1, "bytes": 1000, "warning": None},
+            "memory_anywhere": True,
             "usage": {"memory": 7 * MIB, "disk": 8 * MIB, "cpu_seconds": 9.5, "cpu": None},
         }
     ]
@@ -252,7 +260,37 @@ async def test_a_pool_says_what_is_promised(recorded, ask, settings, monkeypatch
     assert pool["sandboxes"] == [SANDBOX.id]
     assert pool["memory"]["promised"] == capacity.cost(SANDBOX.shape, settings)
     assert pool["memory"]["used"] == 7 * MIB
+    assert pool["memory"]["free"] == pool["memory"]["limit"] - pool["memory"]["promised"]
     assert pool["vcpus"]["promised"] == 1
+    assert (pool["driver"], pool["cpu"]) == ("", None)
+
+
+async def test_a_pool_elsewhere_is_told_unless_it_is_not_to_be_reached(recorded, ask, monkeypatch):
+    answers = [
+        [Pool("lab", "fake", Share(None, GIB, 7, None), 2 * GIB, Share(3000, 0, 5, 2995))],
+        errors.Transient("The vCenter is not to be reached."),
+    ]
+
+    async def pools():
+        answer = answers.pop(0)
+        if isinstance(answer, errors.SandboxError):
+            raise answer
+        return answer
+
+    driver = SimpleNamespace(pools=pools, capabilities=SimpleNamespace(on_this_host=False))
+    monkeypatch.setattr(registry, "in_use", lambda settings: ["fake"])
+    monkeypatch.setattr(registry, "get", lambda name, settings: driver)
+    host, pool = (await ask("GET", "pools"))[1]["pools"]
+    assert host["sandboxes"] == []
+    assert pool == {
+        "name": "lab",
+        "driver": "fake",
+        "memory": {"limit": None, "reservation": GIB, "used": 7, "free": None, "promised": 2 * GIB},
+        "cpu": {"limit": 3000, "reservation": 0, "used": 5, "free": 2995},
+        "vcpus": {"host": None, "promised": 1},
+        "sandboxes": [SANDBOX.id],
+    }
+    assert [pool["name"] for pool in (await ask("GET", "pools"))[1]["pools"]] == ["host"]
 
 
 async def test_an_operation_is_where_the_answer_says(

@@ -6,13 +6,15 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from jupyter_vsandbox.core import watch
-from jupyter_vsandbox.domain.model import MIB, State, Usage
+from jupyter_vsandbox.domain.advice import Advice
+from jupyter_vsandbox.domain.model import MIB, Cause, State, Usage
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.server import events, meters
 from tests.server.conftest import SANDBOX, SNAPSHOT
@@ -69,7 +71,7 @@ async def test_what_another_process_writes_is_told(recorded, subscribe, settings
     assert (snapshot["action"], snapshot["snapshot"]["note"]) == ("changed", "from afar")
     sandbox = await told.next("sandbox")
     assert (sandbox["action"], sandbox["sandbox"]["name"]) == ("changed", "from afar")
-    assert sandbox["sandbox"]["history"] == {"count": 1, "bytes": 1000}
+    assert sandbox["sandbox"]["history"] == {"count": 1, "bytes": 1000, "warning": None}
 
 
 async def test_what_comes_and_goes_is_told_once(recorded, subscribe):
@@ -126,7 +128,11 @@ async def test_meters_tell_what_changed_and_no_more(recorded, subscribe, monkeyp
     monkeypatch.setattr(meters, "SECONDS", 0.05)
     monkeypatch.setattr(meters, "_SHORTEST", 0.01)
     usage = Usage(memory=10 * MIB, disk=5 * MIB, cpu=1.0)
-    driver = SimpleNamespace(usage=lambda machine_id: usage)
+    driver = SimpleNamespace(
+        usage=lambda machine_id: usage,
+        advice=Advice(),
+        capabilities=SimpleNamespace(memory_anywhere=True),
+    )
     monkeypatch.setattr(registry, "get", lambda name, settings: driver)
     told = await subscribe()
     first = (await told.next("usage"))["usages"]
@@ -140,6 +146,47 @@ async def test_meters_tell_what_changed_and_no_more(recorded, subscribe, monkeyp
     recorded.change(SANDBOX.id, state=State.STOPPED)
     slept = (await told.next("usage"))["usages"][SANDBOX.id]
     assert (slept["memory"], slept["disk"], slept["cpu"]) == (0, 5 * MIB, None)
+
+
+async def test_a_snapshot_that_grows_old_is_told_without_a_change(recorded, subscribe, monkeypatch):
+    removed = []
+
+    async def nothing(*_):
+        pass
+
+    async def forget(snapshot_ids):
+        removed.extend(snapshot_ids)
+
+    driver = SimpleNamespace(
+        usage=lambda machine_id: Usage(0, 0, 0.0),
+        alive=lambda machine_id: True,
+        connect=nothing,
+        resume=nothing,
+        forget=forget,
+        accelerator=nothing,
+        advice=Advice(seconds=4.0),
+        capabilities=SimpleNamespace(memory_anywhere=False, on_this_host=False),
+    )
+    monkeypatch.setattr(registry, "get", lambda name, settings: driver)
+    recorded.remove_snapshot(SNAPSHOT.id)
+    told = await subscribe()
+    now = time.time()
+    mine = replace(SNAPSHOT, id="1" * 12, created=now)
+    recorded.add_snapshot(mine)
+    recorded.add_snapshot(replace(mine, id="2" * 12, name="automatic", cause=Cause.PACKAGES))
+    recorded.change(SANDBOX.id, snapshot=mine.id)
+    warnings = []
+    while not warnings or "older" not in warnings[-1]:
+        event = await told.next("snapshot")
+        if event["id"] == mine.id and event["snapshot"]["warning"]:
+            warnings.append(event["snapshot"]["warning"])
+    assert "soon" in warnings[0]
+    while (event := await told.next("snapshot"))["action"] != "removed":
+        pass
+    assert [event["id"]] == removed == ["2" * 12]
+    sandbox = (await told.next("sandbox"))["sandbox"]
+    assert "1 of the snapshots" in sandbox["history"]["warning"]
+    assert sandbox["memory_anywhere"] is False
 
 
 async def test_a_host_without_inotify_is_looked_at_now_and_then(tmp_path, monkeypatch):

@@ -12,8 +12,20 @@ from jupyter_vsandbox import __version__, cli, config, render
 from jupyter_vsandbox.core import doctor, owner
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain import errors
+from jupyter_vsandbox.domain.advice import Advice
 from jupyter_vsandbox.domain.checks import Check, Status
-from jupyter_vsandbox.domain.model import GIB, MIB, Image, LinkKeys, Sandbox, Shape, State, Usage
+from jupyter_vsandbox.domain.model import (
+    GIB,
+    MIB,
+    Cause,
+    Image,
+    LinkKeys,
+    Sandbox,
+    Shape,
+    Snapshot,
+    State,
+    Usage,
+)
 from jupyter_vsandbox.drivers import registry
 from jupyter_vsandbox.kernel import specs
 from jupyter_vsandbox.runtimes import build
@@ -37,6 +49,8 @@ SANDBOX = Sandbox(
 
 class Driver:
     """A driver whose machines do as they are told."""
+
+    advice = Advice()
 
     def __init__(self):
         self.deleted = []
@@ -515,3 +529,19 @@ def test_a_command_that_is_asked_to_end_tidies_up():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "jupyter vsandbox: interrupted\n")
+
+
+@pytest.mark.usefixtures("sandboxes")
+def test_history_warns_of_what_is_old(settings, driver, run):
+    with SandboxService(settings) as service:
+        taken = Snapshot(
+            "1" * 12, SANDBOX.id, SANDBOX.id, "", "mine", "", Cause.ASKED, 1.0, True, False, 9, 0.1
+        )
+        service._store.add_snapshot(taken)
+    code, out, _ = run("history", SANDBOX.id)
+    assert (code, "older" in out) == (0, False)
+    driver.advice = Advice(seconds=3600.0)
+    assert "mine: It is older than 1 h" in run("history", SANDBOX.id)[1]
+    assert "1 of the snapshots is near" in run("history", SANDBOX.id)[1]
+    [told] = json.loads(run("--json", "history", SANDBOX.id)[1])
+    assert "older than 1 h" in told["warning"]

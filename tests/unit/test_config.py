@@ -76,6 +76,8 @@ def test_every_trait_reaches_its_setting():
         "call_seconds": 9.5,
         "task_seconds": 10.5,
         "boot_seconds": 11.5,
+        "snapshot_age": 12.5,
+        "snapshot_chain": 13,
     }
     settings = load_settings(Config(VSandbox=values, VSphere=vcenter))
     pools = (ResourcePool("iot-pool", memory_limit=7, shares="low"),)

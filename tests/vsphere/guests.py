@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import os
 import threading
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyVmomi import vim
 
@@ -32,10 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jupyter_vsandbox.domain.model import Endpoint, Image
-    from jupyter_vsandbox.drivers.base import Template
+    from jupyter_vsandbox.drivers.base import Driver, Template
     from jupyter_vsandbox.settings import Credentials, Settings, VCenter
 
 SETTLE_SECONDS = 300.0
+_NETWORK = 128 + os.getpid() % 126
+"""Guests of several processes are told apart by it."""
 _KNOWN = {Role.PARENT, Role.DRAFT, Role.MACHINE, Role.CARRIER}
 
 
@@ -51,6 +55,7 @@ class Guest:
         reverted: the last time that it was put back.
         door: carries connections to it.
         target: where it is right now.
+        end: waits for it to end by itself.
     """
 
     address: str
@@ -60,6 +65,7 @@ class Guest:
     reverted: str = ""
     door: asyncio.Server | None = None
     target: Endpoint | None = None
+    end: asyncio.Task[None] | None = None
 
 
 class Guests:
@@ -81,6 +87,7 @@ class Guests:
         self._image = image
         self._template: Template | None = None
         self._guests: dict[str, Guest] = {}
+        self._numbers = itertools.count(1)
         self._seen: dict[str, Any] = {}
         self._busy = False
         self._error: BaseException | None = None
@@ -119,6 +126,10 @@ class Guests:
         if self._error is not None:
             raise self._error
 
+    def followed_by(self, driver: Driver) -> Driver:
+        """A driver whose verbs end when QEMU has done them, too, as a vCenter's tasks end after ESXi."""
+        return cast("Driver", _Followed(driver, self))
+
     async def _settled(self) -> None:
         await self._watch.refresh_all()
         while self._changed() or self._busy:
@@ -144,6 +155,7 @@ class Guests:
             await self._remove(guest)
 
     async def _remove(self, guest: Guest) -> None:
+        self._expect_end(guest)
         await self._qemu.delete(guest.id)
         await self._qemu.forget(guest.points)
         if guest.door is not None:
@@ -187,8 +199,10 @@ class Guests:
         facts = self._seen[ref] = self._facts(vm)
         if vm.marks.role not in _KNOWN:
             return
-        number = len(self._guests) + 1
-        guest = self._guests.setdefault(ref, Guest(f"127.99.{number >> 8}.{number & 255}"))
+        if ref not in self._guests:
+            number = next(self._numbers)
+            self._guests[ref] = Guest(f"127.{_NETWORK}.{number >> 8}.{number & 255}")
+        guest = self._guests[ref]
         for point in vm.points:
             if point.id not in guest.points:
                 await self._qemu.snapshot(guest.id, point.id, memory=point.memory, resume=vm.power == ON)
@@ -198,20 +212,38 @@ class Guests:
             guest.reverted = facts[2]
             snapshot = guest.reverted.partition("@")[0]
             [back] = [each for each in vm.points if each.ref == snapshot]
+            self._expect_end(guest)
             await self._qemu.stop(guest.id, grace=0)
             guest.target = await self._qemu.restore(guest.id, back.id, memory=back.memory)
         elif vm.power == ON and not self._qemu.alive(guest.id):
             guest.target = await self._power_on(vm, guest)
             told = True
         elif vm.power == OFF and self._qemu.alive(guest.id):
+            self._expect_end(guest)
             await self._qemu.stop(guest.id, grace=0)
         if vm.power == ON and (told or not vm.address):
             await self._tell(vm, guest)
+        if vm.power == ON and guest.end is None:
+            guest.end = asyncio.create_task(self._power_off(vm.ref, guest))
         gone = guest.points - {point.id for point in vm.points}
         await self._qemu.forget(gone)
         guest.points -= gone
 
     # What is done then.
+
+    def _expect_end(self, guest: Guest) -> None:
+        """It is ended from here."""
+        if guest.end is not None:
+            guest.end.cancel()
+            guest.end = None
+
+    async def _power_off(self, ref: str, guest: Guest) -> None:
+        """Have the vCenter know when a guest has powered itself off."""
+        await self._qemu.wait_exit(guest.id)
+        guest.end = None
+        await self._session.call(
+            "Telling the end", lambda: self._session.object(vim.VirtualMachine, ref).PowerOffVM_Task()
+        )
 
     async def _power_on(self, vm: Vm, guest: Guest) -> Endpoint | None:
         assert self._template is not None
@@ -268,6 +300,26 @@ class Guests:
             writer.close()
 
         return carry
+
+
+class _Followed:
+    """See `Guests.followed_by`."""
+
+    def __init__(self, driver: Driver, guests: Guests) -> None:
+        self._driver, self._guests = driver, guests
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._driver, name)
+        if name == "wait_exit" or not asyncio.iscoroutinefunction(found):
+            return found
+
+        async def done(*words: Any, **named: Any) -> Any:
+            try:
+                return await found(*words, **named)
+            finally:
+                await asyncio.to_thread(self._guests.settle)
+
+        return done
 
 
 async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

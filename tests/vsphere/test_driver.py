@@ -19,10 +19,12 @@ from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Unsupported
 from jupyter_vsandbox.domain.model import Usage
 from jupyter_vsandbox.drivers.vsphere.marks import MACHINE
 from jupyter_vsandbox.link import new_keys
+from jupyter_vsandbox.work import Work
 from tests.vsphere.conftest import SHAPE, Lab, template, warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from jupyter_vsandbox.drivers.vsphere.driver import VSphereDriver
     from tests.vsphere.simulator import Simulator
@@ -318,3 +320,20 @@ async def test_a_task_that_takes_its_time_is_waited_for(extended: Lab) -> None:
     finally:
         extended.simulator.ask("last?ms=0")
     assert extended.names() == []
+
+
+async def test_nothing_is_exported_and_it_is_said_what_to_do_instead(lab: Lab, tmp_path: Path) -> None:
+    driver = lab.driver()
+    await started(driver, lab)
+    await driver.snapshot(ONE, EARLY, memory=True)
+    with pytest.raises(Unsupported, match="as OVF"):
+        await driver.measure(EARLY, lab.image, memory=True)
+    with pytest.raises(Unsupported, match="as OVF"):
+        await driver.export_snapshot(EARLY, lab.image, tmp_path, Work(lambda _: None), memory=False)
+    with pytest.raises(Unsupported, match="driver qemu"):
+        await driver.check_import({}, SHAPE)
+    with pytest.raises(Unsupported, match="driver qemu"):
+        await driver.import_snapshot(LATE, lab.image, SHAPE, tmp_path, memory=False)
+    await driver.delete(ONE)
+    await driver.forget([EARLY])
+    assert lab.names() == []

@@ -50,6 +50,7 @@ async def test_a_pool_is_made_from_configuration_and_refuses_first(lab: Lab) -> 
     name = f"iot-{lab.settings.vcenter.folder}"[:70]
     lab = lab.other(pools=(replace(POOL, name=name),))
     driver = lab.driver(name)
+    assert [pool.name for pool in await driver.pools()] == ["Resources", name], "not made yet, but told"
     source = await template(driver, lab)
     await driver.start(ONE, source)
     with lab.simulator.look() as content:
@@ -66,6 +67,16 @@ async def test_a_pool_is_made_from_configuration_and_refuses_first(lab: Lab) -> 
     await driver.stop(ONE, grace=0)
     await driver.delete(THIRD)
     await driver.start(THIRD, source)
+    with pytest.raises(Exhausted, match="no room"):
+        await driver.boot(ONE, lab.image, SHAPE, new_keys())
+    assert not driver.alive(ONE)
+    assert ONE in driver.machines()
+    own, there = await driver.pools()
+    assert (own.driver, own.promised) == ("vsphere", 0)
+    assert (there.name, there.driver, there.promised) == (name, f"vsphere:{name}", 2 * GIB)
+    assert (there.memory.limit, there.memory.reservation, there.memory.free) == (2 * GIB, GIB, 0)
+    assert there.cpu is not None
+    assert (there.cpu.limit, there.cpu.reservation) == (3000, 0)
     for each in (ONE, OTHER, THIRD):
         await driver.delete(each)
     assert lab.names() == []

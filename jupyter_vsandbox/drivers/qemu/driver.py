@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jupyter_vsandbox import faults
+from jupyter_vsandbox.domain.advice import Advice
 from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Permanent, Transient, Unsupported
 from jupyter_vsandbox.domain.model import Endpoint, Usage
 from jupyter_vsandbox.drivers.base import Capabilities, Saved
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Accelerator, Image, LinkKeys, Shape
+    from jupyter_vsandbox.domain.pool import Pool
     from jupyter_vsandbox.drivers.base import Extent, MakeDisk, Progress, Template, Warm
     from jupyter_vsandbox.drivers.qemu.memory import Pages
     from jupyter_vsandbox.work import Work
@@ -51,12 +53,18 @@ class QemuDriver(Machines):
         memory_clones=True, memory_snapshots=True, on_this_host=True, memory_anywhere=True
     )
 
+    advice = Advice()
+
     async def connect(self) -> None:
         """See `Driver`; all that there is, is on this host."""
 
     async def checks(self) -> list[Check]:
         """See `Driver`."""
         return await checks(self._settings)
+
+    async def pools(self) -> list[Pool]:
+        """See `Driver`; there is none but this host."""
+        return []
 
     async def accelerator(self) -> Accelerator:
         """See `Driver`."""

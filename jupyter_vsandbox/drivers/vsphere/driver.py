@@ -18,9 +18,9 @@ from jupyter_vsandbox.domain.errors import (
 )
 from jupyter_vsandbox.domain.model import Accelerator, Usage
 from jupyter_vsandbox.drivers.base import Capabilities, Saved
-from jupyter_vsandbox.drivers.vsphere import verbs
+from jupyter_vsandbox.drivers.vsphere import gpu, pools, verbs
 from jupyter_vsandbox.drivers.vsphere.checks import checks
-from jupyter_vsandbox.drivers.vsphere.machines import INSTEAD
+from jupyter_vsandbox.drivers.vsphere.gpu import INSTEAD
 from jupyter_vsandbox.drivers.vsphere.marks import Marks, Role, keys_option
 from jupyter_vsandbox.drivers.vsphere.seen import OFF, ON, SUSPENDED
 from jupyter_vsandbox.drivers.vsphere.templates import Templates
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from jupyter_vsandbox.domain.checks import Check
     from jupyter_vsandbox.domain.model import Endpoint, Image, LinkKeys, Shape
+    from jupyter_vsandbox.domain.pool import Pool
     from jupyter_vsandbox.drivers.base import Extent, Template
     from jupyter_vsandbox.drivers.vsphere.seen import Point, Vm
     from jupyter_vsandbox.work import Work
@@ -39,7 +40,7 @@ LONGEST_CHAIN = 31
 """vSphere allows 32 snapshots one above the other: https://knowledge.broadcom.com/external/article/318825."""
 _NOT_EXPORTED = (
     "Machines on vSphere are not exported to files. Take what you need out of the notebook, or have the "
-    "vCenter export the virtual machine {name} as OVF."
+    "vCenter export the virtual machine, which has the sandbox's id in its name, as OVF."
 )
 
 
@@ -48,12 +49,21 @@ class VSphereDriver(Templates):
 
     name = "vsphere"
     capabilities = Capabilities(
-        memory_clones=True, memory_snapshots=True, on_this_host=False, memory_anywhere=False
+        memory_clones=True,
+        memory_snapshots=True,
+        on_this_host=False,
+        memory_anywhere=False,
+        not_exported=_NOT_EXPORTED,
     )
 
     async def checks(self) -> list[Check]:
         """See `Driver`."""
         return await checks(self._connection)
+
+    async def pools(self) -> list[Pool]:
+        """See `Driver`."""
+        await self.connect()
+        return await pools.pools(self._connection, self.name)
 
     async def accelerator(self) -> Accelerator:
         """See `Driver`."""
@@ -65,7 +75,12 @@ class VSphereDriver(Templates):
     async def start(self, machine_id: str, source: Template) -> Endpoint:
         """See `Driver`."""
         await self.connect()
-        await self._admit(source.shape)
+        await pools.admit(
+            self._connection,
+            self._pool,
+            source.shape.memory,
+            reserve=bool(gpu.profile(self._vcenter, self._pool, source.shape)),
+        )
         marks = Marks(role=Role.MACHINE, owner=self._owner, machine=machine_id, image=source.image)
         try:
             vm = await self._resumed(source, marks) if source.accelerator == "instant" else None
@@ -89,6 +104,11 @@ class VSphereDriver(Templates):
             raise Unsupported(f"The memory of sandbox {source_id} cannot be cloned. {why} {INSTEAD}")
         if source.power != ON:
             raise InvalidState(f"Sandbox {source_id}", "not running", {"running"})
+        if source.marks.gpu:
+            raise Unsupported(
+                f"The memory of sandbox {source_id}, which has a GPU, cannot be cloned. {INSTEAD}"
+            )
+        await self._admit(source)
         marks = Marks(role=Role.MACHINE, owner=self._owner, machine=machine_id, image=source.marks.image)
         try:
             vm = await verbs.whole(self._instant(source, marks))
@@ -96,6 +116,11 @@ class VSphereDriver(Templates):
         except BaseException:
             await self.delete(machine_id)
             raise
+
+    async def _admit(self, vm: Vm) -> None:
+        """Refuse to power on a machine, or one more like it, where its pool has no room."""
+        reserve = bool(vm.marks.gpu)
+        await pools.admit(self._connection, self._pool, vm.memory_size, reserve=reserve)
 
     async def mac(self, machine_id: str) -> str:
         """See `Driver`; port groups drop what comes from another address than the vCenter's."""
@@ -113,6 +138,7 @@ class VSphereDriver(Templates):
         """See `Driver`. Returns only once the guest has told its address."""
         await self.connect()
         vm = self._machine(machine_id, f"Sandbox {machine_id} has no disk any more; start a new one.")
+        await self._admit(vm)
         try:
             await verbs.configure(self._connection, vm, keys_option(keys))
             await verbs.power_on(self._connection, vm)
@@ -151,6 +177,7 @@ class VSphereDriver(Templates):
         connection = self._connection
         if memory and vm.power == OFF:
             raise InvalidState(f"Sandbox {machine_id}", "not running", {"running"})
+        await gpu.check_snapshot(connection, vm, memory=memory, suspend=memory and not resume)
         if len(vm.points) >= LONGEST_CHAIN:
             raise Exhausted(
                 f"Sandbox {machine_id} has {len(vm.points)} snapshots, and vSphere allows no more one above "
@@ -195,6 +222,7 @@ class VSphereDriver(Templates):
         mine = self._machines(machine_id)
         if memory:
             self._check_memory(machine_id, vm, point, take=take)
+            await self._admit(vm)
             for other in mine:
                 if other.ref != vm.ref:
                     await verbs.whole(self._retire(other))
@@ -207,7 +235,12 @@ class VSphereDriver(Templates):
             await verbs.whole(verbs.revert(self._connection, vm, point, memory=False))
             return None
         marks = Marks(
-            role=Role.MACHINE, owner=self._owner, machine=machine_id, image=vm.marks.image, base=snapshot_id
+            role=Role.MACHINE,
+            owner=self._owner,
+            machine=machine_id,
+            image=vm.marks.image,
+            base=snapshot_id,
+            gpu=vm.marks.gpu,
         )
         try:
             await verbs.whole(self._linked(vm, point, marks, None, {}))
@@ -269,15 +302,13 @@ class VSphereDriver(Templates):
 
     async def measure(self, snapshot_id: str, image: Image, *, memory: bool) -> Extent:
         """See `Driver`."""
-        vm, _ = await self._find(snapshot_id)
-        raise Unsupported(_NOT_EXPORTED.format(name=vm.name))
+        raise Unsupported(_NOT_EXPORTED)
 
     async def export_snapshot(
         self, snapshot_id: str, image: Image, folder: Path, work: Work, *, memory: bool
     ) -> Mapping[str, str]:
         """See `Driver`."""
-        vm, _ = await self._find(snapshot_id)
-        raise Unsupported(_NOT_EXPORTED.format(name=vm.name))
+        raise Unsupported(_NOT_EXPORTED)
 
     async def check_import(self, needs: Mapping[str, str], shape: Shape) -> None:
         """See `Driver`."""

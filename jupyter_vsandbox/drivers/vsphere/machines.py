@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim
 
-from jupyter_vsandbox.domain.errors import Exhausted, NotFound, Transient, Unsupported
-from jupyter_vsandbox.domain.model import MIB, Endpoint
-from jupyter_vsandbox.drivers.vsphere import specs, verbs
+from jupyter_vsandbox.domain.advice import Advice
+from jupyter_vsandbox.domain.errors import NotFound, Transient, Unsupported
+from jupyter_vsandbox.domain.model import Endpoint
+from jupyter_vsandbox.drivers.vsphere import gpu, specs, verbs
 from jupyter_vsandbox.drivers.vsphere.connection import Connection
 from jupyter_vsandbox.drivers.vsphere.marks import KEYS, Marks, Role
 from jupyter_vsandbox.drivers.vsphere.seen import OFF, ON, Point, Vm
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.settings import Settings
 
 _OWNER = "vsphere-owner"
-INSTEAD = "Its disk can be had: ask for the disk only."
 
 
 class Machines:
@@ -46,6 +46,8 @@ class Machines:
         self._pool = pool
         self._vcenter = settings.vcenter
         self._owner_id = ""
+        # https://knowledge.broadcom.com/external/article/318825
+        self.advice = Advice(self._vcenter.snapshot_age, self._vcenter.snapshot_chain)
 
     @property
     def _connection(self) -> Connection:
@@ -126,36 +128,6 @@ class Machines:
             raise Transient(f"The virtual machine {vm.name} was powered off or removed while it started.")
         return Endpoint(str(found), PORT)
 
-    async def _admit(self, shape: Shape) -> None:
-        """Refuse a start that the pool has no room for.
-
-        Raises:
-            Exhausted: it has not.
-        """
-        wanted = next((pool for pool in self._vcenter.pools if pool.name == self._pool), None)
-        connection = self._connection
-        if wanted is None:
-            return
-        _, pool = await connection.where(self._pool)
-        running = [vm for vm in connection.watch.all() if vm.pool == pool and vm.power == ON]
-        promised = sum(vm.memory_size for vm in running)
-        if wanted.memory_limit and promised + shape.memory > wanted.memory_limit:
-            raise Exhausted(
-                f"Pool {self._pool!r} has no room for one more machine: it needs {shape.memory // MIB} MiB, "
-                f"and {promised // MIB} of {wanted.memory_limit // MIB} MiB are given to {len(running)}."
-            )
-        if wanted.reserve:
-            session = connection.session
-            found = await connection.look(
-                "Looking at the pool", lambda: session.read(vim.ResourcePool, [pool], ["runtime"])
-            )
-            free = int(found[pool]["runtime"].memory.unreservedForVm or 0)
-            if shape.memory > free:
-                raise Exhausted(
-                    f"Pool {self._pool!r} cannot reserve {shape.memory // MIB} MiB for one more machine: "
-                    f"{free // MIB} MiB are left."
-                )
-
     async def _find(self, snapshot_id: str) -> tuple[Vm, Point]:
         """A snapshot, and whose it is; looked for anew before it is missing."""
         for look in (False, True):
@@ -213,6 +185,9 @@ class Machines:
         place, pool = await connection.where(self._pool)
         session = connection.session
         reserve = any(each.name == self._pool and each.reserve for each in self._vcenter.pools)
+        profile = gpu.profile(self._vcenter, self._pool, shape) if shape is not None else ""
+        if profile:
+            marks = replace(marks, gpu=profile)
 
         def submit(name: str) -> Any:
             spec = specs.linked_clone(
@@ -221,7 +196,8 @@ class Machines:
                 session.object(vim.Datastore, place.datastore),
                 {**values, **marks.options()},
                 shape,
-                reserve=reserve,
+                reserve=reserve or bool(profile),  # ESXi powers on no GPU without
+                devices=[gpu.device(profile)] if profile else [],
             )
             folder = session.object(vim.Folder, place.folder)
             return session.object(vim.VirtualMachine, source.ref).CloneVM_Task(folder, name, spec)

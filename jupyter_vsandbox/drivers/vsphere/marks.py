@@ -49,6 +49,7 @@ class Marks:
         base: the snapshot of ours that its disk builds on, "" for the image's own.
         forgotten: snapshots that may go as soon as nothing builds on them, joined with blanks.
         size: of an image, "instant" where it finds out by itself that it was cloned while it ran.
+        gpu: the vGPU profile that it was given, "" for none.
     """
 
     role: str = ""
@@ -58,6 +59,7 @@ class Marks:
     base: str = ""
     forgotten: str = ""
     size: str = ""
+    gpu: str = ""
 
     def options(self, before: Marks | None = None) -> dict[str, str]:
         """The entries to write; with `before`, only those that differ."""

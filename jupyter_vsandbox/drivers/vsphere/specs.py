@@ -9,7 +9,7 @@ from pyVmomi import vim
 from jupyter_vsandbox.domain.model import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from jupyter_vsandbox.domain.model import Shape
 
@@ -24,7 +24,14 @@ def options(values: Mapping[str, str]) -> list[Any]:
 
 
 def linked_clone(
-    snapshot: Any, pool: Any, datastore: Any, values: Mapping[str, str], shape: Shape | None, *, reserve: bool
+    snapshot: Any,
+    pool: Any,
+    datastore: Any,
+    values: Mapping[str, str],
+    shape: Shape | None,
+    *,
+    reserve: bool,
+    devices: Sequence[Any] = (),
 ) -> Any:
     """A clone that shares its disk with a snapshot, and is not powered on yet.
 
@@ -35,8 +42,9 @@ def linked_clone(
         values: its ``extraConfig``.
         shape: its size, `None` for that of its source.
         reserve: whether all of its memory is reserved.
+        devices: changes to its devices.
     """
-    config = vim.vm.ConfigSpec(extraConfig=options(values))
+    config = vim.vm.ConfigSpec(extraConfig=options(values), deviceChange=list(devices))
     if shape is not None:
         config.numCPUs = shape.vcpus
         config.memoryMB = shape.memory // MIB

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jupyter_vsandbox.domain.errors import NotFound, SandboxError, Unsupported
 from jupyter_vsandbox.domain.model import MIB, LinkKeys
 from jupyter_vsandbox.drivers.base import Template
-from jupyter_vsandbox.drivers.vsphere import verbs
+from jupyter_vsandbox.drivers.vsphere import gpu, verbs
 from jupyter_vsandbox.drivers.vsphere.machines import Machines
 from jupyter_vsandbox.drivers.vsphere.marks import KEYS, Marks, Role, keys_option
 from jupyter_vsandbox.drivers.vsphere.publish import publish
@@ -35,7 +35,8 @@ class Templates(Machines):
         """See `Driver`."""
         await self.connect()
         source = self._image(image.id)
-        instant, _ = self._cloning(source)
+        profile = gpu.profile(self._vcenter, self._pool, shape)
+        instant = self._cloning(source)[0] and not profile  # what has a GPU is not cloned while it runs
         kind = "instant" if instant else "linked"
         name = f"vsphere-{kind}-{image.id}-{shape.memory // MIB}-{shape.vcpus}"
         folder = private_folder(self._settings.templates)

@@ -29,7 +29,8 @@ export const SANDBOX: ISandbox = {
   in_use: true,
   origin: '',
   snapshot: '',
-  history: { count: 0, bytes: 0 },
+  history: { count: 0, bytes: 0, warning: null },
+  memory_anywhere: true,
   usage: { memory: 0, disk: 0, cpu_seconds: 0, cpu: null }
 };
 
@@ -44,7 +45,8 @@ export const SNAPSHOT: ISnapshot = {
   memory: true,
   cells: true,
   size: 9_000_000,
-  pause: 0.05
+  pause: 0.05,
+  warning: null
 };
 
 export const OPERATION: IOperation = {

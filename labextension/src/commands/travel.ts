@@ -184,6 +184,14 @@ export function addTravelCommands(context: ICommandContext): void {
             )
           );
         }
+        const { state, memory_anywhere } = fork.sandbox;
+        if (state === 'stopped' && memory_anywhere === false) {
+          Notification.info(
+            trans.__(
+              'The fork has the disk alone and boots with its kernel: here, the memory of a snapshot goes back into its own machine only.'
+            )
+          );
+        }
       })
   });
 

@@ -44,6 +44,16 @@ func Control(w http.ResponseWriter, r *http.Request) {
 		asked.failures[query.Get("task")] = reflect.New(fault).Interface().(types.BaseMethodFault)
 	case "/-/lack":
 		asked.lacking = map[string]bool{query.Get("privilege"): true}
+	case "/-/gpu":
+		for _, e := range Map.All("HostSystem") {
+			host := e.(*HostSystem)
+			host.Config.SharedGpuCapabilities = []types.HostSharedGpuCapabilities{{
+				Vgpu:                    query.Get("profile"),
+				DiskSnapshotSupported:   query.Get("disk") != "0",
+				MemorySnapshotSupported: query.Get("memory") == "1",
+				SuspendSupported:        query.Get("suspend") == "1",
+			}}
+		}
 	case "/-/last":
 		ms, _ := strconv.Atoi(query.Get("ms"))
 		asked.duration = time.Duration(ms) * time.Millisecond

@@ -10,6 +10,7 @@ import { diffIcon, forkIcon, rollbackIcon } from '../../components/icons';
 import type { IRow } from '../../components/rows';
 import { openMenu, Rows } from '../../components/rows';
 import { StateDot } from '../../components/state';
+import { Warning } from '../../components/warning';
 import type { HistoryRow } from '../../lineage';
 import type { ISandbox, ISnapshot } from '../../tokens';
 import { causeName, factsOf, nameOf } from '../../words';
@@ -111,6 +112,7 @@ function Head(props: {
             busy={store.busy(sandbox.id)}
             trans={trans}
           />
+          <Warning text={sandbox.history.warning} />
         </div>
       </div>
       <div className="jp-VSandbox-rowButtons">
@@ -171,7 +173,7 @@ function Snapshot(props: {
     <>
       <div
         className="jp-VSandbox-rowText"
-        title={[snapshot.name, cause, facts, snapshot.note]
+        title={[snapshot.name, cause, facts, snapshot.note, snapshot.warning]
           .filter(Boolean)
           .join('\n')}
       >
@@ -179,6 +181,7 @@ function Snapshot(props: {
           <span className={cause ? 'jp-mod-automatic' : ''}>
             {snapshot.name}
           </span>
+          <Warning text={snapshot.warning} />
           {snapshot.note ? (
             <span className="jp-VSandbox-note">{snapshot.note}</span>
           ) : null}
@@ -198,7 +201,14 @@ function Snapshot(props: {
           id={CommandIDs.fork}
           args={args}
           icon={forkIcon}
-          title={trans.__('Fork from “%1”', snapshot.name)}
+          title={
+            sandbox.memory_anywhere === false
+              ? trans.__(
+                  'Fork from “%1”: the fork boots from its disk, without the variables',
+                  snapshot.name
+                )
+              : trans.__('Fork from “%1”', snapshot.name)
+          }
         />
         <CommandButton
           commands={commands}

@@ -7,6 +7,7 @@ import type { ISandbox, Verb } from '../../tokens';
 import { bytes, nameOf } from '../../words';
 import type { IPanelContext } from '../section';
 import type { NotebookModel } from './model';
+import { PoolMeters } from './pool';
 
 interface IProps {
   readonly model: NotebookModel;
@@ -156,20 +157,7 @@ function Meters({
           bytes(history.bytes)
         )}
       />
-      {pool ? (
-        <Meter
-          label={trans.__('Pool')}
-          value={pool.memory.promised}
-          max={Math.max(pool.memory.budget, 1)}
-          scarce
-          text={trans.__(
-            '%1: %2 of %3 promised',
-            pool.name,
-            bytes(pool.memory.promised),
-            bytes(pool.memory.budget)
-          )}
-        />
-      ) : null}
+      {pool ? <PoolMeters pool={pool} trans={trans} /> : null}
     </div>
   );
 }
