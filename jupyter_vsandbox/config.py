@@ -118,8 +118,9 @@ class VSandbox(Configurable):
     workspace = Enum(
         ["write", "read", "none"],
         default_value=Settings.workspace,
-        help="What a machine may do with the folder of its notebook, which is ~/work in there: 'write' to read "
-        "and write it, as a local kernel does, 'read' to read it, 'none' to have none. No snapshot holds it.",
+        help="What a machine may do with the folder of its notebook, which is ~/work in there: 'write' to "
+        "read and write it, as a local kernel does, 'read' to read it, 'none' to have none. No snapshot "
+        "holds it.",
     ).tag(config=True)
 
     workspace_hidden = Bool(

@@ -157,8 +157,8 @@ class Agent(Serving):
         if self.kernel is not None:
             self.kernel.close()
             self.kernel = None
-        # One that is started for nobody yet is started for a notebook.
-        inside = self.workspace.by_host or self.peer is None
+        # One that is started for nobody yet is for a notebook, and can leave its folder if it is not.
+        inside = self.workspace.by_host or (self.peer is None and self.spec["language"] == "python")
         cwd = protocol.WORKSPACE if inside else self.spec["cwd"]
         self.kernel = kernel.Kernel(self.context, self.spec, env or {}, cwd, arguments or [])
         return self.kernel_status()
@@ -213,10 +213,11 @@ class Agent(Serving):
             if current.returncode() is not None or time.monotonic() > deadline:
                 raise Failure("the kernel did not answer: " + current.log_tail())
             # It may wait for its folder itself.
-            if files != self.workspace.watched():
+            watched = {number: events for number, events in self.workspace.watched().items() if events}
+            if files != watched:
                 for descriptor in files:
                     poller.unregister(descriptor)
-                files = {number: events for number, events in self.workspace.watched().items() if events}
+                files = watched
                 for descriptor, events in files.items():
                     poller.register(descriptor, events)
             ready = dict(poller.poll(100))

@@ -122,6 +122,7 @@ class Serving:
         """Handle what is ready; False when the set of sockets to poll has changed."""
         first = [when for when in (self.power_off_at, self.workspace.deadline()) if when is not None]
         timeout = max(0, int((min(first) - time.monotonic()) * 1000) + 1) if first else None
+        before = self._polled()
         ready = dict(poller.poll(timeout))
         if self.power_off_at is not None and time.monotonic() >= self.power_off_at:
             self.power_off_at = None
@@ -131,7 +132,6 @@ class Serving:
             self._admit()
         if self.wake.fileno() in ready:
             self._children()
-        before = self._polled()
         for descriptor in self.door.watched():
             if descriptor in ready:
                 self.door.handle(descriptor)

@@ -59,7 +59,9 @@ def mount(user):  # type: (str) -> Optional[subprocess.Popen[bytes]]
         subprocess.call(["umount", "-l", place], stderr=subprocess.DEVNULL)
         os.makedirs(place, exist_ok=True)
         os.chown(place, account.pw_uid, account.pw_gid)
-        words = [word.format(port=protocol.FILES_PORT, uid=account.pw_uid, gid=account.pw_gid) for word in SSHFS]
+        words = [
+            word.format(port=protocol.FILES_PORT, uid=account.pw_uid, gid=account.pw_gid) for word in SSHFS
+        ]
         process = subprocess.Popen(words + [place], stdin=subprocess.DEVNULL)
     except OSError:
         return None
@@ -130,7 +132,9 @@ class Workspace:
         watched = {self._listener.fileno(): int(zmq.POLLIN)}
         for descriptor, each in self._connections.items():
             full = len(each.asked) >= MAX_ON_THEIR_WAY or each.bytes >= MAX_BYTES_ON_THEIR_WAY
-            watched[descriptor] = (0 if full else int(zmq.POLLIN)) | (int(zmq.POLLOUT) if each.outgoing else 0)
+            watched[descriptor] = (0 if full else int(zmq.POLLIN)) | (
+                int(zmq.POLLOUT) if each.outgoing else 0
+            )
         return watched
 
     def deadline(self):  # type: () -> Optional[float]

@@ -64,8 +64,8 @@ class Folder:
 
     async def open(self, shared: Shared, send: Callable[[bytes, bytes], None]) -> None:
         """Serve a folder, if it is to be had, over the link that `send` sends over."""
+        jail = await asyncio.to_thread(shared.jail)  # a folder may be far away
         self.close()
-        jail = await asyncio.to_thread(shared.jail)
         self._shared, self._send = shared, send
         self._serving = Serving(jail, send) if jail is not None else None
 

@@ -114,7 +114,7 @@ class KernelMachine:
                     await self._disconnect()
                     self._sandbox = await self._choice.again(self.sandbox_id, notebook)
                     booted = True
-                if cwd and self._sandbox.folder != cwd:
+                if cwd and self._sandbox is not None and self._sandbox.folder != cwd:
                     self._sandbox = await self._service.place(self.sandbox_id, cwd)
                 await self._open_relay(key, signature_scheme)
                 await self._connect()
@@ -262,9 +262,7 @@ class KernelMachine:
             self._link = None
 
     async def _attach(self, **args: Any) -> dict[str, Any]:
-        return await self._request(
-            "attach", timeout=ANSWER_SECONDS, workspace=self._folder.served, **args
-        )
+        return await self._request("attach", timeout=ANSWER_SECONDS, workspace=self._folder.served, **args)
 
     def _shared(self, sandbox: Sandbox) -> Shared:
         return Shared(self._service.settings, sandbox.workspace)

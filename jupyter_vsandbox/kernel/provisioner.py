@@ -119,7 +119,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         if self._machine is None or self._session is None:
             raise RuntimeError("pre_launch was not called.")
         env, session = kwargs["env"], self._session
-        cwd = os.path.abspath(kwargs["cwd"]) if kwargs.get("cwd") else ""
+        cwd = str(Path.cwd() / kwargs["cwd"]) if kwargs.get("cwd") else ""
         try:
             await Engine.instance().call(
                 self._machine.launch(

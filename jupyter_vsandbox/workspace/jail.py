@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 from jupyter_vsandbox.domain.errors import Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
+
+    Entries = Generator[tuple[bytes, os.stat_result], None, None]
 
 MAX_PATH = 4096
 _OPENAT2 = 437  # on every architecture
@@ -122,13 +124,13 @@ class Jail:
         with self._pinned(path) as (_, facts):
             return facts
 
-    def listing(self, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    def listing(self, path: bytes) -> Entries:
         """What is in a folder, as far as it can be told; the folder is open until the end or `close`."""
         with self._folder(self._parts(path)) as folder:
             readable = _open_below(folder, b".", os.O_RDONLY | os.O_DIRECTORY)
         return self._entries(readable)
 
-    def _entries(self, folder: int) -> Iterator[tuple[bytes, os.stat_result]]:
+    def _entries(self, folder: int) -> Entries:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:

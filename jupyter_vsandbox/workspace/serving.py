@@ -109,7 +109,7 @@ class Serving:
                     answer = session.answer(packet)
                 except sftp.Malformed:
                     pass
-                except Exception:
+                except Exception:  # noqa: BLE001 - the thread must go on for the others
                     _log.exception("A request for a file failed.")
                 with contextlib.suppress(RuntimeError):  # the loop has ended before this
                     self._loop.call_soon_threadsafe(self._answered, stream, len(packet), answer)

@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import struct
 from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox.workspace.jail import Changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from jupyter_vsandbox.workspace.jail import Jail
+    from jupyter_vsandbox.workspace.jail import Entries, Jail
 
 VERSION = 3
 MAX_PACKET = 256 * 1024 + 1024
@@ -101,11 +100,11 @@ class _File:
 class _Listing:
     """An open folder."""
 
-    def __init__(self, entries: Iterator[tuple[bytes, os.stat_result]]) -> None:
+    def __init__(self, entries: Entries) -> None:
         self.entries = entries
 
     def close(self) -> None:
-        self.entries.close()  # type: ignore[attr-defined] - a generator
+        self.entries.close()
 
 
 class Session:
@@ -161,10 +160,7 @@ class Session:
             return struct.pack(">BI", _VERSION_ANSWER, VERSION) + pairs
         verb = self._verbs.get(kind)
         try:
-            if verb is None:
-                answer = _status(_UNSUPPORTED)
-            else:
-                answer = verb(packet)
+            answer = _status(_UNSUPPORTED) if verb is None else verb(packet)
         except Malformed:
             answer = _status(_BAD_MESSAGE)
         except OSError as error:
@@ -177,14 +173,19 @@ class Session:
 
     def _open(self, packet: _Packet) -> tuple[int, bytes]:
         path, wanted, changes = packet.text(), packet.number(), packet.changes()
-        if wanted & _WRITE:
-            flags = os.O_RDWR if wanted & _READ else os.O_WRONLY
-        else:
-            flags = os.O_RDONLY
-        for bit, flag in ((_APPEND, os.O_APPEND), (_CREAT, os.O_CREAT), (_TRUNC, os.O_TRUNC), (_EXCL, os.O_EXCL)):
+        writing = os.O_RDWR if wanted & _READ else os.O_WRONLY
+        flags = writing if wanted & _WRITE else os.O_RDONLY
+        for bit, flag in (
+            (_APPEND, os.O_APPEND),
+            (_CREAT, os.O_CREAT),
+            (_TRUNC, os.O_TRUNC),
+            (_EXCL, os.O_EXCL),
+        ):
             flags |= flag if wanted & bit else 0
         self._require_room()
-        return self._keep(_File(self._jail.open(path, flags, 0o666 if changes.mode is None else changes.mode)))
+        return self._keep(
+            _File(self._jail.open(path, flags, 0o666 if changes.mode is None else changes.mode))
+        )
 
     def _close(self, packet: _Packet) -> tuple[int, bytes]:
         handle = self._handles.pop(packet.text(), None)

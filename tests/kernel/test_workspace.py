@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +14,7 @@ from tests.kernel.conftest import RUNTIME, _shut_down, _start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import Home, NewHome, Until
     from tests.kernel.conftest import Kernel
@@ -78,7 +78,9 @@ def test_a_notebook_reads_imports_and_writes_as_it_does_natively(
     assert kernel.value("os.getcwd()", "import os") == WORKSPACE
     kernel.run("import helpers, pandas as pd\nframe = pd.read_csv('data.csv')")
     assert kernel.value("[helpers.answer, int(frame.b[0])]") == [42, 2]
-    kernel.run("frame.to_csv('out.csv', index=False)\nos.mkdir('made')\nopen('made/x', 'wb').write(bytes(300_000))")
+    kernel.run(
+        "frame.to_csv('out.csv', index=False)\nos.mkdir('made')\nopen('made/x', 'wb').write(bytes(300_000))"
+    )
     assert (folder / "out.csv").read_text() == (folder / "data.csv").read_text()
     assert (folder / "made" / "x").read_bytes() == bytes(300_000)
     kernel.run("os.replace('made/x', 'out.csv')\nos.rmdir('made')\nopen('out.csv', 'a').write('end')")
@@ -114,12 +116,17 @@ def test_it_is_not_rolled_back_and_goes_on_after_that(
 
     assert kernel.value("[x, os.path.exists('/home/jovyan/inside')]") == [1, True]
     assert kernel.value("open('after.txt').read()") == "kept"
-    assert kernel.value("outcome(lambda: os.fstat(file.fileno()) and os.pread(file.fileno(), 9, 4096))")[1] == EIO
+    assert (
+        kernel.value("outcome(lambda: os.fstat(file.fileno()) and os.pread(file.fileno(), 9, 4096))")[1]
+        == EIO
+    )
     kernel.run("open('again.txt', 'w').write('written')")
     assert (folder / "again.txt").read_text() == "written"
 
 
-def test_it_is_there_after_a_night_and_a_restart(kernel: Kernel, folder: Path, service: SandboxService) -> None:
+def test_it_is_there_after_a_night_and_a_restart(
+    kernel: Kernel, folder: Path, service: SandboxService
+) -> None:
     asyncio.run(service.hibernate(kernel.sandbox.id))
     (folder / "data.csv").write_text("changed while it slept")
     assert kernel.value("open('data.csv').read()") == "changed while it slept"
@@ -190,7 +197,12 @@ def test_a_machine_may_only_read_it(new_home: NewHome) -> None:
         try:
             kernel.run(OUTCOME + "import os, helpers")
             assert kernel.value("[helpers.answer, os.getcwd()]") == [42, WORKSPACE]
-            for change in ("open('data.csv', 'w')", "os.remove('data.csv')", "os.mkdir('x')", "os.rename('up', 'x')"):
+            for change in (
+                "open('data.csv', 'w')",
+                "os.remove('data.csv')",
+                "os.mkdir('x')",
+                "os.rename('up', 'x')",
+            ):
                 assert kernel.value(f"outcome(lambda: {change})") == ["PermissionError", 13]
             assert (folder_of(home) / "data.csv").read_text() == "a,b\n1,2\n"
         finally:
@@ -205,6 +217,9 @@ def test_where_there_is_none_the_kernel_works_in_its_own_home(new_home: NewHome)
             assert kernel.value("[os.getcwd(), os.listdir('work')]") == ["/home/jovyan", []]
             assert kernel.value("outcome(lambda: open('work/x', 'w'))") == ["PermissionError", 13]
             kernel.restart()
-            assert kernel.value("[os.getcwd(), open('mine.txt').read()]", "import os") == ["/home/jovyan", "here"]
+            assert kernel.value("[os.getcwd(), open('mine.txt').read()]", "import os") == [
+                "/home/jovyan",
+                "here",
+            ]
         finally:
             _shut_down(kernel)

@@ -56,7 +56,7 @@ class Guest:
 
     def connect(self) -> socket.socket:
         """A connection as sshfs makes it."""
-        address = self.workspace._listener.getsockname()  # noqa: SLF001
+        address = self.workspace._listener.getsockname()
         client = socket.create_connection(address, timeout=SECONDS)
         self.clients.append(client)
         self.turn()
@@ -79,7 +79,7 @@ def guest(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
     guest = Guest()
     yield guest
     guest.workspace.drop()
-    guest.workspace._listener.close()  # noqa: SLF001
+    guest.workspace._listener.close()
     for client in guest.clients:
         client.close()
 
