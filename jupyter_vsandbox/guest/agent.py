@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any, Dict, List, Optional, Union
 
@@ -19,6 +20,7 @@ import zmq
 
 from . import identity, kernel, protocol
 from .serving import Failure, Later, Serving
+from .workspace import CACHE_SECONDS
 
 KEYS_FILE = "/run/vsandbox/link.json"
 SPEC_FILE = "/etc/vsandbox/kernel.json"
@@ -96,7 +98,8 @@ class Agent(Serving):
         leave = not workspace and self.kernel is not None and self.kernel.cwd == protocol.WORKSPACE
         if self.kernel is not None and (env or leave):
             self.kernel.resume(env, leave=leave)
-        return dict(self.kernel_status(), protocol=protocol.VERSION)
+        facts = {"protocol": protocol.VERSION, "workspace": self.workspace.mounted}
+        return dict(self.kernel_status(), **facts)
 
     def resume(self, entropy):  # type: (str) -> Dict[str, Any]
         """Go on as the machine this was, after it was put back to an earlier moment or woken.
@@ -199,6 +202,10 @@ class Agent(Serving):
             # The first completion loads a parser and all of the builtins: a minute under emulation.
             current.request("complete_request", {"code": "zi", "cursor_pos": 2})
             self._drain(current)
+        if load:
+            # What it has seen of the empty folder, a clone must not take for its notebook's.
+            self.workspace.drop()
+            threading.Event().wait(CACHE_SECONDS + 0.1)
         return self.kernel_status()
 
     def _drain(self, current, loading=None):

@@ -25,6 +25,8 @@ MAX_CONNECTIONS = 4
 MAX_ON_THEIR_WAY = 64
 MAX_BYTES_ON_THEIR_WAY = 4 << 20
 CHUNK = 1 << 18
+CACHE_SECONDS = 1
+"""So long the system takes for granted what it was told of a file."""
 MOUNT_SECONDS = 60.0
 REMOUNT_SECONDS = 10.0
 MOUNTS = "/proc/self/mountinfo"
@@ -32,10 +34,11 @@ SSHFS = [
     "sshfs",
     "-f",
     "-o",
-    # dir_cache=no and the timeouts: what changes on the host is seen after a second. hard_remove: a removed
-    # file that is open would else get a hidden name. no_check_root, delay_connect: nobody is asked to mount.
-    "directport={port},reconnect,delay_connect,no_check_root,dir_cache=no,hard_remove,allow_other,"
-    "default_permissions,uid={uid},gid={gid},attr_timeout=1,entry_timeout=1,negative_timeout=1,"
+    # dir_cache=no and the timeouts: what changes on the host is seen after `CACHE_SECONDS`. no_check_root and
+    # delay_connect: nobody has to answer for it to be mounted.
+    "directport={port},reconnect,delay_connect,no_check_root,dir_cache=no,allow_other,"
+    "default_permissions,uid={uid},gid={gid},attr_timeout={cache},entry_timeout={cache},"
+    "negative_timeout={cache},"
     "fsname=workspace,nosuid,nodev",
     "127.0.0.1:/",
 ]
@@ -59,9 +62,9 @@ def mount(user):  # type: (str) -> Optional[subprocess.Popen[bytes]]
         subprocess.call(["umount", "-l", place], stderr=subprocess.DEVNULL)
         os.makedirs(place, exist_ok=True)
         os.chown(place, account.pw_uid, account.pw_gid)
-        words = [
-            word.format(port=protocol.FILES_PORT, uid=account.pw_uid, gid=account.pw_gid) for word in SSHFS
-        ]
+        facts = {"port": protocol.FILES_PORT, "cache": CACHE_SECONDS}
+        facts.update(uid=account.pw_uid, gid=account.pw_gid)
+        words = [word.format(**facts) for word in SSHFS]
         process = subprocess.Popen(words + [place], stdin=subprocess.DEVNULL)
     except OSError:
         return None
@@ -119,6 +122,11 @@ class Workspace:
         self._user = user
         self._sshfs = mount(user)
         self._mounted = time.monotonic()
+
+    @property
+    def mounted(self):  # type: () -> bool
+        """Whether there is a folder to be seen in this machine."""
+        return self._sshfs is not None
 
     def child_ended(self):  # type: () -> None
         """Mount it again if it is sshfs that has ended, unless it does so all the time."""

@@ -34,19 +34,19 @@ class Shared:
     read_only: bool = False
 
     def jail(self) -> Jail | None:
-        """The folder opened, `None` where there is none to be had; the log says why."""
+        """The folder opened, `None` where there is to be none.
+
+        Raises:
+            SandboxError, OSError: it cannot be had.
+        """
         if not self.path or self.settings.workspace == "none":
             return None
-        try:
-            return Jail(
-                Path(self.path),
-                (self.settings.home, self.settings.sockets),
-                writable=self.settings.workspace == "write" and not self.read_only,
-                hidden=self.settings.workspace_hidden,
-            )
-        except (SandboxError, OSError) as error:
-            _log.warning("The machine does not get the folder of its notebook: %s", error)
-            return None
+        return Jail(
+            Path(self.path),
+            (self.settings.home, self.settings.sockets),
+            writable=self.settings.workspace == "write" and not self.read_only,
+            hidden=self.settings.workspace_hidden,
+        )
 
 
 class Folder:
@@ -56,6 +56,8 @@ class Folder:
         self._shared: Shared | None = None
         self._serving: Serving | None = None
         self._send: Callable[[bytes, bytes], None] = _nobody
+        self.why_not = ""
+        """Why there should be one and is not, for people; "" where all is as it should be."""
 
     @property
     def served(self) -> bool:
@@ -64,7 +66,13 @@ class Folder:
 
     async def open(self, shared: Shared, send: Callable[[bytes, bytes], None]) -> None:
         """Serve a folder, if it is to be had, over the link that `send` sends over."""
-        jail = await asyncio.to_thread(shared.jail)  # a folder may be far away
+        jail = None
+        self.why_not = ""
+        try:
+            jail = await asyncio.to_thread(shared.jail)  # a folder may be far away
+        except (SandboxError, OSError) as error:
+            self.why_not = f"This machine does not have the folder of its notebook: {error}"
+            _log.warning("%s", self.why_not)
         self.close()
         self._shared, self._send = shared, send
         self._serving = Serving(jail, send) if jail is not None else None

@@ -121,6 +121,7 @@ class KernelMachine:
                 if self._link is not None:
                     await self._link.set_clock()  # a standby may have waited for hours
                 status = await self._attach(env=dict(env))
+                self._tell(status)
                 if status["protocol"] != protocol.VERSION:
                     raise Permanent(
                         f"The image of {self._runtime} speaks version {status['protocol']} of the link's "
@@ -220,7 +221,6 @@ class KernelMachine:
         if self._relay is None:
             folder = private_folder(self._service.client_sockets(self._kernel_id))
             self._relay = Relay(folder, key, signature_scheme, self)
-            self._relay.notice = self._notice
             await self._relay.open()
 
     async def _connect(self) -> None:
@@ -262,7 +262,17 @@ class KernelMachine:
             self._link = None
 
     async def _attach(self, **args: Any) -> dict[str, Any]:
-        return await self._request("attach", timeout=ANSWER_SECONDS, workspace=self._folder.served, **args)
+        served = self._folder.served
+        return await self._request("attach", timeout=ANSWER_SECONDS, workspace=served, **args)
+
+    def _tell(self, status: Mapping[str, Any]) -> None:
+        """Have the next cell print what its user should know."""
+        folder = self._folder.why_not
+        if self._folder.served and not status.get("workspace"):
+            folder = f"Sandbox {self.sandbox_id} could not mount the folder of its notebook."
+        if self._relay is not None:
+            self._relay.notice = " ".join(filter(None, (self._notice, folder)))
+        self._notice = ""
 
     def _shared(self, sandbox: Sandbox) -> Shared:
         return Shared(self._service.settings, sandbox.workspace)

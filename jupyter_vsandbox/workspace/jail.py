@@ -32,6 +32,8 @@ _RESOLVE_BENEATH = 0x08
 _RESOLVE = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
 _PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 8
+_REMOVED = b".fuse_hidden"
+"""What the name of a file begins with that a guest has removed and still has open."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -269,7 +271,7 @@ class Jail:
         return parts
 
     def _is_hidden(self, name: bytes) -> bool:
-        return not self._hidden and name.startswith(b".")
+        return not self._hidden and name.startswith(b".") and not name.startswith(_REMOVED)
 
     @contextlib.contextmanager
     def _folder(self, parts: Sequence[bytes]) -> Iterator[int]:
