@@ -278,7 +278,7 @@ COMMANDS = (
     ),
     Command(
         "rollback",
-        "put a sandbox back to one of its snapshots",
+        "put a sandbox back to one of its snapshots; files in its notebook's folder stay as they are",
         _late("rollback"),
         _SANDBOX,
         (

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jupyter_core.paths import jupyter_config_path
-from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, default
+from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, Unicode, default
 from traitlets.config import Config, Configurable
 from traitlets.config.loader import (
     ConfigFileNotFound,
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from traitlets.config.loader import FileConfigLoader
 
 BASENAME = "jupyter_vsandbox_config"
+_CONTENTS_MANAGERS = (
+    "ContentsManager",
+    "AsyncContentsManager",
+    "FileContentsManager",
+    "AsyncFileContentsManager",
+    "LargeFileManager",
+    "AsyncLargeFileManager",
+)
 
 
 class VSandbox(Configurable):
@@ -107,6 +115,19 @@ class VSandbox(Configurable):
         "client or noticeable use of the processor. The next message wakes it. 0 for never.",
     ).tag(config=True)
 
+    workspace = Enum(
+        ["write", "read", "none"],
+        default_value=Settings.workspace,
+        help="What a machine may do with the folder of its notebook, which is ~/work in there: 'write' to "
+        "read and write it, as a local kernel does, 'read' to read it, 'none' to have none. No snapshot "
+        "holds it.",
+    ).tag(config=True)
+
+    workspace_hidden = Bool(
+        help="Whether a machine sees and may write what begins with a dot in that folder, which is often a "
+        "home with keys in it. The default is what ContentsManager.allow_hidden says.",
+    ).tag(config=True)
+
     mirror = Unicode(
         help="The Debian archive to build images from where the host's own apt sources name none, "
         "optionally followed by a blank and the security archive. The environment variable "
@@ -116,6 +137,11 @@ class VSandbox(Configurable):
     @default("home")
     def _default_home(self) -> str:
         return str(Settings().home)
+
+    @default("workspace_hidden")
+    def _default_workspace_hidden(self) -> bool:
+        managers = (self.config[name] for name in _CONTENTS_MANAGERS if name in self.config)
+        return any(manager.get("allow_hidden") is True for manager in managers)
 
     @default("mirror")
     def _default_mirror(self) -> str:
@@ -137,6 +163,8 @@ class VSandbox(Configurable):
             automatic_snapshot_bytes=self.automatic_snapshot_bytes,
             long_cell=self.long_cell,
             hibernate_after=self.hibernate_after,
+            workspace=self.workspace,
+            workspace_hidden=self.workspace_hidden,
             mirror=self.mirror,
             vcenter=VSphere(parent=self).settings(),
         )

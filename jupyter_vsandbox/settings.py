@@ -143,6 +143,8 @@ class Settings:
         automatic_snapshot_bytes: how much those of a sandbox may take; 0 for no limit.
         long_cell: seconds that cells must have run for a snapshot after them; 0 for none.
         hibernate_after: seconds without use after which a kernel's sandbox hibernates; 0 for never.
+        workspace: what a machine may do with its notebook's folder: ``write``, ``read`` or ``none``.
+        workspace_hidden: whether names in it that begin with a dot are there, too.
         mirror: the Debian archive to build images from, where the host's own apt sources name none;
             optionally followed by a blank and the security archive. From ``JUPYTER_VSANDBOX_MIRROR``.
         vcenter: what the vSphere driver talks to.
@@ -161,6 +163,8 @@ class Settings:
     automatic_snapshot_bytes: int = 8 * 1024**3
     long_cell: float = 60
     hibernate_after: float = 3600
+    workspace: str = "write"
+    workspace_hidden: bool = False
     mirror: str = field(default_factory=lambda: os.environ.get("JUPYTER_VSANDBOX_MIRROR", ""))
     vcenter: VCenter = VCenter()
 

@@ -173,4 +173,5 @@ def _like(sandbox: Sandbox, state: State, name: str, origin: str, snapshot: str 
         origin=origin,
         snapshot=snapshot,
         owner=owner.this_process(),
+        folder=sandbox.workspace,
     )

@@ -87,6 +87,14 @@ class Labels(Lifecycle):
                 return self._store.change(sandbox.id, notebook=notebook)
         return None
 
+    async def place(self, sandbox_id: str, folder: str) -> Sandbox:
+        """Remember what the kernel of a sandbox was given to work in, for where no notebook is known.
+
+        Raises:
+            NotFound: there is no such sandbox.
+        """
+        return self._store.change(sandbox_id, folder=folder)
+
     async def offer(self, sandbox_id: str) -> Sandbox:
         """Leave a sandbox that the calling process has started to whoever asks for it first.
 

@@ -72,6 +72,9 @@ _MIGRATIONS = (
         UNIQUE (sandbox, name)
     ) STRICT;
     """,
+    """
+    ALTER TABLE sandboxes ADD COLUMN folder TEXT NOT NULL DEFAULT '';
+    """,
 )
 _BUSY_SECONDS = 30.0
 _ASLEEP = f"state IN ('{State.HIBERNATED}', '{State.RESTORING}')"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -167,6 +168,7 @@ class Sandbox:
         origin: the sandbox it was forked from, "" for none.
         snapshot: where it is in its history: the snapshot it was last taken or restored from, ""
             for the clean image.
+        folder: what its kernel was given to work in, "" for nothing.
     """
 
     id: str
@@ -184,6 +186,12 @@ class Sandbox:
     name: str = ""
     origin: str = ""
     snapshot: str = ""
+    folder: str = ""
+
+    @property
+    def workspace(self) -> str:
+        """The folder of this host that its kernel works in, that of its notebook first; "" for none."""
+        return os.path.dirname(self.notebook) if self.notebook else self.folder
 
 
 class Cause(StrEnum):

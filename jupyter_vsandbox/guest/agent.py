@@ -5,12 +5,14 @@ children. It holds no credential but the keys of its own link, and everything it
 comes over that link.
 """
 
+import ctypes
 import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any, Dict, List, Optional, Union
 
@@ -18,10 +20,11 @@ import zmq
 
 from . import identity, kernel, protocol
 from .serving import Failure, Later, Serving
+from .workspace import CACHE_SECONDS
 
 KEYS_FILE = "/run/vsandbox/link.json"
 SPEC_FILE = "/etc/vsandbox/kernel.json"
-WARM_SECONDS = 300.0
+WARM_SECONDS = 900.0
 WARM_ROUNDS = 5
 WARM_CODE = "print(1 + 1)"  # leaves nothing behind, and what it prints is seen by nobody
 
@@ -81,19 +84,22 @@ class Agent(Serving):
             identity.set_clock(time.time() + step)
         return {"time": time.time()}
 
-    def attach(self, env=None, cwd=""):
-        # type: (Optional[Dict[str, str]], str) -> Dict[str, Any]
+    def attach(self, env=None, workspace=False):
+        # type: (Optional[Dict[str, str]], bool) -> Dict[str, Any]
         """Make the asking host the one that the kernel's messages go to.
 
         Args:
             env: environment variables to add to a kernel that is already running.
-            cwd: folder to change to, where it exists.
+            workspace: whether that host has the notebook's folder for this machine. A kernel that is in
+                there leaves it if not.
         """
         self.power_off_at = None
-        cwd = cwd if cwd and os.path.isdir(cwd) else ""
-        if self.kernel is not None and (env or cwd):
-            self.kernel.resume(env, cwd)
-        return dict(self.kernel_status(), protocol=protocol.VERSION)
+        self.workspace.serve(workspace)
+        leave = not workspace and self.kernel is not None and self.kernel.cwd == protocol.WORKSPACE
+        if self.kernel is not None and (env or leave):
+            self.kernel.resume(env, leave=leave)
+        facts = {"protocol": protocol.VERSION, "workspace": self.workspace.mounted}
+        return dict(self.kernel_status(), **facts)
 
     def resume(self, entropy):  # type: (str) -> Dict[str, Any]
         """Go on as the machine this was, after it was put back to an earlier moment or woken.
@@ -102,6 +108,7 @@ class Agent(Serving):
             entropy: hexadecimal digits.
         """
         self.peer = None
+        self.workspace.drop()
         self.door.break_off(
             "This machine was put back to the moment at which it asked for this.", self._cells_wait()
         )
@@ -119,6 +126,7 @@ class Agent(Serving):
             machine_id: 32 hexadecimal digits.
             mac: new address of the network card.
         """
+        self.workspace.drop()
         self.door.break_off("This machine is a copy of the one that asked for this.", self._cells_wait())
         identity.feed_entropy(bytes.fromhex(entropy))
         identity.set_hostname(hostname)
@@ -145,13 +153,16 @@ class Agent(Serving):
         self.link = self._bind(keys)
         return {}
 
-    def start_kernel(self, env=None, cwd="", arguments=None):
-        # type: (Optional[Dict[str, str]], str, Optional[List[str]]) -> Dict[str, Any]
+    def start_kernel(self, env=None, arguments=None):
+        # type: (Optional[Dict[str, str]], Optional[List[str]]) -> Dict[str, Any]
         """Start a kernel process, ending the one that runs; see `kernel.Kernel`."""
         self._no_kernel()
         if self.kernel is not None:
             self.kernel.close()
             self.kernel = None
+        # One that is started for nobody yet is for a notebook, and can leave its folder if it is not.
+        inside = self.workspace.by_host or (self.peer is None and self.spec["language"] == "python")
+        cwd = protocol.WORKSPACE if inside else self.spec["cwd"]
         self.kernel = kernel.Kernel(self.context, self.spec, env or {}, cwd, arguments or [])
         return self.kernel_status()
 
@@ -173,16 +184,16 @@ class Agent(Serving):
         current = self.kernel
         if current is None:
             raise Failure("no kernel could be started")
+        loading = None
         if load and self.spec.get("warm"):
-            python = self.spec["argv"][0]
-            subprocess.call(
-                [python, "-c", "import " + ", ".join(self.spec["warm"])],
+            loading = subprocess.Popen(
+                [self.spec["argv"][0], "-c", "import " + ", ".join(self.spec["warm"])],
                 env=self.spec["env"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=WARM_SECONDS,
             )
+        self._drain(current, loading)
         for _ in range(WARM_ROUNDS):
             current.request("kernel_info_request", {})
             current.execute(WARM_CODE if self.spec["language"] == "python" else "", silent=False)
@@ -191,18 +202,33 @@ class Agent(Serving):
             # The first completion loads a parser and all of the builtins: a minute under emulation.
             current.request("complete_request", {"code": "zi", "cursor_pos": 2})
             self._drain(current)
+        if load:
+            # What it has seen of the empty folder, a clone must not take for its notebook's.
+            self.workspace.drop()
+            threading.Event().wait(CACHE_SECONDS + 0.1)
         return self.kernel_status()
 
-    def _drain(self, current):  # type: (kernel.Kernel) -> None
-        """Wait until the agent's own requests are answered."""
+    def _drain(self, current, loading=None):
+        # type: (kernel.Kernel, Optional[subprocess.Popen[bytes]]) -> None
+        """Wait until the agent's own requests are answered, and a process has ended."""
         poller = zmq.Poller()
         for peer in current.sockets.values():
             poller.register(peer, zmq.POLLIN)
         deadline = time.monotonic() + WARM_SECONDS
-        while not current.idle():
+        files = {}  # type: Dict[int, int]
+        while not current.idle() or (loading is not None and loading.poll() is None):
             if current.returncode() is not None or time.monotonic() > deadline:
                 raise Failure("the kernel did not answer: " + current.log_tail())
+            # It may wait for its folder itself.
+            watched = {number: events for number, events in self.workspace.watched().items() if events}
+            if files != watched:
+                for descriptor in files:
+                    poller.unregister(descriptor)
+                files = watched
+                for descriptor, events in files.items():
+                    poller.register(descriptor, events)
             ready = dict(poller.poll(100))
+            self.serve_files(ready)
             for channel, peer in current.sockets.items():
                 if peer in ready:
                     self._from_kernel(current, channel, peer)
@@ -258,7 +284,13 @@ class Agent(Serving):
 
     def sync(self):  # type: () -> Dict[str, Any]
         """Write all that was changed to the disk."""
-        os.sync()
+        # Not `os.sync`, which may wait for the notebook's folder, and that for the agent.
+        disk = os.open("/", os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(disk) != 0:
+                raise Failure(os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(disk)
         return {}
 
 
@@ -268,7 +300,9 @@ def main():  # type: () -> None
         keys = json.load(file)
     with open(SPEC_FILE) as file:
         spec = json.load(file)
-    Agent(keys, spec).run()
+    agent = Agent(keys, spec)
+    agent.workspace.mount(spec["user"])
+    agent.run()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 import zlib
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from . import kernel
+from . import kernel, protocol
 
 NICE = 10
 PACKAGES_SECONDS = 120.0
@@ -22,6 +22,8 @@ PACKAGES_SECONDS = 120.0
 # (/proc, /sys, /dev, /run, the notebook's folder) is another file system and left out for that.
 LEFT_OUT = frozenset(
     [
+        # Mounted, too, but not even looked at: that would ask the host.
+        protocol.WORKSPACE,
         "/etc/.updated",
         "/etc/hostname",
         "/etc/hosts",

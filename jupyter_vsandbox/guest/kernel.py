@@ -21,19 +21,22 @@ HEARTBEAT_PORT = 5
 # Runs in the kernel, silently, before a client's first message: works on Python 2.7 and later,
 # and leaves no name behind.
 RESUME = """\
-def _vsandbox_resume(env, cwd, reseed):
+def _vsandbox_resume(env, leave, reseed):
     import os, sys
     os.environ.update(env)
-    if cwd and os.path.isdir(cwd):
-        os.chdir(cwd)
+    if leave and os.getcwd() == leave[0]:
+        os.chdir(leave[1])
     if reseed:
         if "random" in sys.modules:
             sys.modules["random"].seed()
         if "numpy.random" in sys.modules:
             sys.modules["numpy.random"].seed()
-_vsandbox_resume({env!r}, {cwd!r}, {reseed!r})
+_vsandbox_resume({env!r}, {leave!r}, {reseed!r})
 del _vsandbox_resume
 """
+
+# Not by the agent, which would wait for itself: it carries what that asks of the host.
+CHANGE_FOLDER = ["/bin/sh", "-c", 'cd "$0" 2>/dev/null; exec "$@"']
 
 # One expression, so that no name is needed for what it calls.
 VARIABLES = """\
@@ -61,13 +64,14 @@ class Kernel:
         context: for the sockets.
         spec: ``argv``, ``env``, ``cwd``, ``user`` and ``language`` as in /etc/vsandbox/kernel.json.
         env: added to the spec's environment.
-        cwd: instead of the spec's, where it exists.
+        cwd: the folder to start in, where it can be entered; else it is the spec's.
         arguments: added to the spec's command line.
     """
 
     def __init__(self, context, spec, env, cwd, arguments):
         # type: (zmq.Context[Any], Dict[str, Any], Dict[str, str], str, List[str]) -> None
         self.spec = spec
+        self.cwd = cwd
         self.session = uuid.uuid4().hex
         self.cells = self.taken = 0
         self._due = {}  # type: Dict[str, Set[bytes]]
@@ -95,9 +99,12 @@ class Kernel:
 
         with open(os.path.join(self.folder, "kernel.log"), "wb") as log:
             self.process = subprocess.Popen(
-                [arg.replace("{connection_file}", connection_file) for arg in spec["argv"]] + arguments,
+                CHANGE_FOLDER
+                + [cwd]
+                + [arg.replace("{connection_file}", connection_file) for arg in spec["argv"]]
+                + arguments,
                 env=dict(spec["env"], **env),
-                cwd=cwd if cwd and os.path.isdir(cwd) else spec["cwd"],
+                cwd=spec["cwd"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -209,11 +216,19 @@ class Kernel:
         """Whether all requests of the agent's own are answered."""
         return not self._due
 
-    def resume(self, env=None, cwd="", reseed=False):
-        # type: (Optional[Dict[str, str]], str, bool) -> None
-        """Give a kernel that is already running its environment and folder."""
+    def resume(self, env=None, leave=False, reseed=False):
+        # type: (Optional[Dict[str, str]], bool, bool) -> None
+        """Change what a kernel that is already running stands on.
+
+        Args:
+            env: environment variables to add.
+            leave: whether to go to the spec's folder from the one that it was started in, if it is there.
+            reseed: whether it is to draw other random numbers than its like.
+        """
         if self.spec["language"] == "python":
-            self.execute(RESUME.format(env=env or {}, cwd=cwd, reseed=reseed), silent=True)
+            steps = (self.cwd, self.spec["cwd"]) if leave else ()
+            self.execute(RESUME.format(env=env or {}, leave=steps, reseed=reseed), silent=True)
+            self.cwd = self.spec["cwd"] if leave else self.cwd
 
     def execute(self, code, silent):  # type: (str, bool) -> str
         """Run code that leaves no trace in history; returns the message id."""

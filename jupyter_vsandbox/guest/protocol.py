@@ -7,6 +7,8 @@ frame names a channel:
   the kernel's own socket sends or takes them, unsigned.
 * ``agent``: the second frame is a JSON object. A request is ``{"id", "verb", "args"}``, its answer
   ``{"id", "result"}`` or ``{"id", "error"}``, an event ``{"event", ...}``.
+* ``files``: the second frame names a stream, the third is a packet of SFTP without its length, or empty at
+  the stream's end. In a stream each request of the guest has one answer of the host's, in their order.
 
 Programs in the guest ask the host through the agent. They connect to the unix socket `DOOR`, send
 one line, the JSON object ``{"verb", "args"}``, and are sent one, ``{"result"}`` or ``{"error",
@@ -20,7 +22,7 @@ to that guest's own sandbox and its forks; it reads the verbs and checks them in
 import json
 from typing import Any, Dict, List
 
-VERSION = 2
+VERSION = 3
 """Both ends must speak the same; a guest says its own in the answer to ``attach``."""
 
 PORT = 5555
@@ -41,7 +43,17 @@ BROKEN_OFF = "broken-off"
 BROKEN_OFF_WAITED_FOR = "broken-off-waited-for"
 """Likewise, and other cells were waiting for the one that asked."""
 
+WORKSPACE = "/home/jovyan/work"
+"""Where the notebook's folder is in the guest."""
+
+FILES_PORT = 5556
+"""TCP port of the guest's loopback at which the agent takes requests for files."""
+
+MAX_PACKET = 256 * 1024 + 1024
+"""Bytes of one of those."""
+
 AGENT = b"agent"
+FILES = b"files"
 CHANNELS = (b"shell", b"control", b"stdin", b"iopub")
 DELIMITER = b"<IDS|MSG>"
 

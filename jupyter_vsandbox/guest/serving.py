@@ -13,7 +13,7 @@ from typing import IO, Any, Callable, Dict, List, Optional, Set, Tuple, Union
 import zmq
 from zmq.utils import z85
 
-from . import door, kernel, protocol
+from . import door, kernel, protocol, workspace
 
 REBIND_SECONDS = 5.0
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
@@ -68,6 +68,7 @@ class Serving:
         self.endpoint = "tcp://0.0.0.0:{}".format(protocol.PORT)
         self.link = self._bind(keys)
         self.door = door.Door(protocol.DOOR, self._asked, self._withdrawn)
+        self.workspace = workspace.Workspace(self._carry)
         self.verbs = {}  # type: Dict[str, Callable[..., Union[Dict[str, Any], Later]]]
 
     def _bind(self, keys):  # type: (Dict[str, str]) -> zmq.Socket[Any]
@@ -106,7 +107,7 @@ class Serving:
             poller.register(self.zap, zmq.POLLIN)
             poller.register(self.link, zmq.POLLIN)
             poller.register(self.wake, zmq.POLLIN)
-            for descriptor, events in self.door.watched().items():
+            for descriptor, events in self._descriptors().items():
                 poller.register(descriptor, events)
             # While nobody is attached the kernel's messages wait in its sockets.
             current = self.kernel
@@ -119,21 +120,22 @@ class Serving:
 
     def _poll(self, poller, current):  # type: (zmq.Poller, Optional[kernel.Kernel]) -> bool
         """Handle what is ready; False when the set of sockets to poll has changed."""
-        timeout = None
-        if self.power_off_at is not None:
-            timeout = max(0, int((self.power_off_at - time.monotonic()) * 1000) + 1)
+        first = [when for when in (self.power_off_at, self.workspace.deadline()) if when is not None]
+        timeout = max(0, int((min(first) - time.monotonic()) * 1000) + 1) if first else None
+        before = self._polled()
         ready = dict(poller.poll(timeout))
         if self.power_off_at is not None and time.monotonic() >= self.power_off_at:
             self.power_off_at = None
             self.poweroff()
+        self.workspace.expire()
         if self.zap in ready:
             self._admit()
         if self.wake.fileno() in ready:
             self._children()
-        before = self._polled()
         for descriptor in self.door.watched():
             if descriptor in ready:
                 self.door.handle(descriptor)
+        self.serve_files(ready)
         if current is not None:
             for channel, peer in current.sockets.items():
                 if peer in ready:
@@ -144,7 +146,12 @@ class Serving:
 
     def _polled(self):  # type: () -> Tuple[object, ...]
         """What decides which sockets are polled."""
-        return self.peer, self.kernel is not None and self.kernel.idle(), self.door.watched()
+        return self.peer, self.kernel is not None and self.kernel.idle(), self._descriptors()
+
+    def _descriptors(self):  # type: () -> Dict[int, int]
+        watched = self.door.watched()
+        watched.update(self.workspace.watched())
+        return watched
 
     def _from_kernel(self, current, channel, peer):
         # type: (kernel.Kernel, bytes, zmq.Socket[Any]) -> None
@@ -172,6 +179,9 @@ class Serving:
             sender, channel = frames[0].bytes, frames[1].bytes
             if channel == protocol.AGENT:
                 self._request(link, sender, frames[2].bytes)
+            elif channel == protocol.FILES:
+                if sender == self.peer and len(frames) > 3:
+                    self.workspace.from_host(frames[2].bytes, frames[3].bytes)
             elif sender == self.peer and self.kernel is not None and channel in self.kernel.sockets:
                 if channel == b"shell":
                     self.kernel.count_cells(frames[2:], b'"execute_request"', 1)
@@ -190,6 +200,7 @@ class Serving:
             if verb == "attach":
                 if sender != self.peer:
                     self.door.break_off("The host was connected anew before it answered; ask again.")
+                    self.workspace.drop(unasked=False)
                 self.peer = sender
             result = self.verbs[verb](**message.get("args", {}))
             if isinstance(result, Later):
@@ -211,6 +222,7 @@ class Serving:
                 pass
         except BlockingIOError:
             pass
+        self.workspace.child_ended()
         for job in [job for job in self.jobs if job[0].poll() is not None]:
             self.jobs.remove(job)
             process, output, later = job
@@ -227,6 +239,18 @@ class Serving:
     def _event(self, name, **content):  # type: (str, **Any) -> None
         if self.peer is not None:
             self.link.send_multipart([self.peer] + protocol.pack(dict(content, event=name)))
+
+    def _carry(self, stream, packet):  # type: (bytes, bytes) -> bool
+        if self.peer is None:
+            return False
+        self.link.send_multipart([self.peer, protocol.FILES, stream, packet])
+        return True
+
+    def serve_files(self, ready):  # type: (Dict[Any, int]) -> None
+        """Go on with what is ready of the notebook's folder."""
+        for descriptor in self.workspace.watched():
+            if descriptor in ready:
+                self.workspace.handle(descriptor)
 
     def _asked(self, number, verb, args):  # type: (int, str, Dict[str, Any]) -> None
         if self.peer is None:

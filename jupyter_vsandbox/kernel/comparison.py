@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from jupyter_vsandbox.core.service import SandboxService
     from jupyter_vsandbox.domain.model import Sandbox
+    from jupyter_vsandbox.kernel.folder import Shared
 
 PREPARE_SECONDS = 120.0
 COMMAND_SECONDS = 1800.0
@@ -44,11 +45,13 @@ class Task:
         cells: run one after the other, whatever becomes of one of them.
         seconds: that long each may run.
         given: pickled variables, in base64, that they find; "" for none.
+        shared: the folder that they work in, `None` for none.
     """
 
     cells: tuple[str, ...]
     seconds: float
     given: str = ""
+    shared: Shared | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ async def _column(
 ) -> Column:
     """One machine's part; a `command`, "" for none, is for a kernel that is started anew."""
     try:
-        async with machine as sandbox, Runner(sandbox) as runner:
+        async with machine as sandbox, Runner(sandbox, task.shared) as runner:
             if command is not None:
                 if command and (why := await _install(runner, command)):
                     return Column(name, note=why)

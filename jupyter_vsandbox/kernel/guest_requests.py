@@ -21,6 +21,7 @@ from jupyter_vsandbox.domain.errors import Conflict, InvalidRequest, NotFound, S
 from jupyter_vsandbox.domain.model import State
 from jupyter_vsandbox.guest.protocol import MAX_ASKING
 from jupyter_vsandbox.kernel import changes, comparison, guest_wire
+from jupyter_vsandbox.kernel.folder import Shared
 from jupyter_vsandbox.kernel.guest_wire import number as number_of
 from jupyter_vsandbox.kernel.runner import Runner
 from jupyter_vsandbox.runtimes import build
@@ -266,14 +267,15 @@ class GuestRequests:
     async def _run_in(self, mine: str, request: guest_wire.RunIn) -> dict[str, Any]:
         fork = self._fork(mine, request.fork)
         lost = fork.state is State.STOPPED
-        async with self._service.borrowed(fork.id) as sandbox, Runner(sandbox) as runner:
+        shared = Shared(self._service.settings, fork.workspace)
+        async with self._service.borrowed(fork.id) as sandbox, Runner(sandbox, shared) as runner:
             ran = await runner.run(request.code, request.seconds)
         return comparison.cell_dict(ran) | {"fresh": lost}
 
     async def _compare(self, mine: str, request: guest_wire.Compare) -> dict[str, Any]:
         if not request.runtimes and not request.command:
             raise InvalidRequest("compare needs the name of a runtime, or --fork COMMAND.")
-        task = comparison.Task((request.code,), request.seconds, request.given)
+        task = comparison.Task((request.code,), request.seconds, request.given, self._to_read(mine))
         for runtime in request.runtimes:
             build.find(runtime, self._service.settings)
         if request.command:
@@ -282,13 +284,17 @@ class GuestRequests:
             columns = await comparison.in_runtimes(self._service, request.runtimes, task)
         return {"columns": [comparison.column_dict(column) for column in columns]}
 
+    def _to_read(self, mine: str) -> Shared:
+        """The folder for machines that do the same at once: who wrote there would disturb the others."""
+        return Shared(self._service.settings, self._service.get(mine).workspace, read_only=True)
+
     async def _try(self, mine: str, request: guest_wire.Try) -> dict[str, Any]:
         with contextlib.suppress(NotFound):
             await self._service.delete(self._fork(mine, TRIED).id)
         fork = await self._service.fork(mine, name=TRIED, now=True)
         done = False
         try:
-            task = comparison.Task(request.cells, request.seconds)
+            task = comparison.Task(request.cells, request.seconds, shared=self._to_read(mine))
             ran = await comparison.in_fork(self._service, fork, request.command, task)
             columns = [comparison.column_dict(column) for column in ran]
             whole = not any(column.note for column in ran)

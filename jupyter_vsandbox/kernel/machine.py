@@ -17,6 +17,7 @@ from jupyter_vsandbox.domain.model import Cause, State
 from jupyter_vsandbox.files import try_locked
 from jupyter_vsandbox.guest import protocol
 from jupyter_vsandbox.kernel.choice import Choice
+from jupyter_vsandbox.kernel.folder import Folder, Shared
 from jupyter_vsandbox.kernel.guest_requests import GuestRequests
 from jupyter_vsandbox.kernel.idle import IdleTimer
 from jupyter_vsandbox.kernel.packages import changes_packages
@@ -58,6 +59,7 @@ class KernelMachine:
         self._choice = Choice(service, runtime, driver, kernel_id)
         self._sandbox: Sandbox | None = None
         self._link: AgentLink | None = None
+        self._folder = Folder()
         self._relay: Relay | None = None
         self._watch: asyncio.Task[None] | None = None
         self._exited = asyncio.Event()
@@ -93,12 +95,12 @@ class KernelMachine:
             key: of the connection file.
             signature_scheme: of the connection file.
             env: environment variables to add for the kernel.
-            cwd: folder to start in, where the guest has it.
+            cwd: folder of this host to work in where no notebook is known, "" for none.
             notebook: path of what the kernel is for, "" if that is not known.
             attach: id of the sandbox to use, "" for the notebook's own or a new one.
             arguments: added to the kernel's command line; the warm kernel, which has none, gives way.
         """
-        process = {"env": dict(env), "cwd": cwd}
+        process: dict[str, Any] = {"env": dict(env)}
         if arguments:
             process["arguments"] = list(arguments)
         async with self._waking:  # a message may be waking it at this moment
@@ -112,11 +114,14 @@ class KernelMachine:
                     await self._disconnect()
                     self._sandbox = await self._choice.again(self.sandbox_id, notebook)
                     booted = True
+                if cwd and self._sandbox is not None and self._sandbox.folder != cwd:
+                    self._sandbox = await self._service.place(self.sandbox_id, cwd)
                 await self._open_relay(key, signature_scheme)
                 await self._connect()
                 if self._link is not None:
                     await self._link.set_clock()  # a standby may have waited for hours
-                status = await self._attach(env=dict(env), cwd=cwd)
+                status = await self._attach(env=dict(env))
+                self._tell(status)
                 if status["protocol"] != protocol.VERSION:
                     raise Permanent(
                         f"The image of {self._runtime} speaks version {status['protocol']} of the link's "
@@ -218,7 +223,6 @@ class KernelMachine:
         if self._relay is None:
             folder = private_folder(self._service.client_sockets(self._kernel_id))
             self._relay = Relay(folder, key, signature_scheme, self)
-            self._relay.notice = self._notice
             await self._relay.open()
 
     async def _connect(self) -> None:
@@ -231,8 +235,10 @@ class KernelMachine:
                 on_kernel=self._from_kernel,
                 on_event=self._on_event,
                 on_reconnect=self._on_reconnect,
+                on_files=self._folder.take,
             )
             await self._link.__aenter__()
+            await self._folder.open(self._shared(self._sandbox), self._link.send_file_packet)
 
     async def _disconnect(self) -> None:
         if self._watch is not None:
@@ -252,12 +258,26 @@ class KernelMachine:
         self._idle.stop()
         self._connected.clear()
         self._guest_requests.drop()
+        self._folder.close()
         if self._link is not None:
             await self._link.close()
             self._link = None
 
     async def _attach(self, **args: Any) -> dict[str, Any]:
-        return await self._request("attach", timeout=ANSWER_SECONDS, **args)
+        served = self._folder.served
+        return await self._request("attach", timeout=ANSWER_SECONDS, workspace=served, **args)
+
+    def _tell(self, status: Mapping[str, Any]) -> None:
+        """Have the next cell print what its user should know."""
+        folder = self._folder.why_not
+        if self._folder.served and not status.get("workspace"):
+            folder = f"Sandbox {self.sandbox_id} could not mount the folder of its notebook."
+        if self._relay is not None:
+            self._relay.notice = " ".join(filter(None, (self._notice, folder)))
+        self._notice = ""
+
+    def _shared(self, sandbox: Sandbox) -> Shared:
+        return Shared(self._service.settings, sandbox.workspace)
 
     async def _request(self, verb: str, *, timeout: float, **args: Any) -> dict[str, Any]:
         if self._link is None:
@@ -310,6 +330,8 @@ class KernelMachine:
                 await self._service.settled(self.sandbox_id)
             if not self._is_where_it_was():
                 self._connected.clear()
+        with contextlib.suppress(NotFound):  # its notebook may be somewhere else by now
+            await self._folder.move(self._shared(self._service.get(self.sandbox_id)))
 
     def _is_where_it_was(self) -> bool:
         with contextlib.suppress(NotFound):
@@ -430,6 +452,7 @@ class KernelMachine:
 
     async def _reattach(self) -> None:
         """The link was cut: if the agent was killed, its kernel is gone with it."""
+        self._folder.reset()
         try:
             status = await self._attach()
         except SandboxError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from jupyter_vsandbox.config import load_settings
@@ -13,6 +14,7 @@ from jupyter_vsandbox.guest.asking import VSandboxError
 from jupyter_vsandbox.guest.magics import Magics, register
 from jupyter_vsandbox.kernel import comparison, guest_wire
 from jupyter_vsandbox.kernel.engine import Engine
+from jupyter_vsandbox.kernel.folder import Shared
 from jupyter_vsandbox.runtimes import build
 
 if TYPE_CHECKING:
@@ -74,7 +76,12 @@ async def _answer(request: guest_wire.Request) -> dict[str, Any]:
             }
         for runtime in request.runtimes:
             build.find(runtime, settings)
-        task = comparison.Task((request.code,), request.seconds, request.given)
+        task = comparison.Task(
+            (request.code,),
+            request.seconds,
+            request.given,
+            Shared(settings, os.getcwd(), read_only=True),
+        )
         found = await comparison.in_runtimes(service, request.runtimes, task)
         return {"columns": [comparison.column_dict(column) for column in found]}
 

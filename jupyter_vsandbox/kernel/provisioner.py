@@ -119,14 +119,15 @@ class SandboxProvisioner(KernelProvisionerBase):
         if self._machine is None or self._session is None:
             raise RuntimeError("pre_launch was not called.")
         env, session = kwargs["env"], self._session
+        cwd = str(Path.cwd() / kwargs["cwd"]) if kwargs.get("cwd") else ""
         try:
             await Engine.instance().call(
                 self._machine.launch(
                     key=session.key,
                     signature_scheme=session.signature_scheme,
                     env=env,
-                    cwd=str(kwargs.get("cwd") or ""),
-                    notebook=_notebook(env.get("JPY_SESSION_NAME", ""), str(kwargs.get("cwd") or "")),
+                    cwd=cwd,
+                    notebook=_notebook(env.get("JPY_SESSION_NAME", ""), cwd),
                     attach=self._attach,
                     arguments=self._arguments,
                 )

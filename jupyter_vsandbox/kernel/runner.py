@@ -17,6 +17,7 @@ from jupyter_client.session import Session
 from jupyter_vsandbox.domain.errors import SandboxError, Transient
 from jupyter_vsandbox.guest.protocol import MAX_ASKING
 from jupyter_vsandbox.kernel import guest_wire
+from jupyter_vsandbox.kernel.folder import Folder
 from jupyter_vsandbox.link import AgentLink
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import zmq
 
     from jupyter_vsandbox.domain.model import Sandbox
+    from jupyter_vsandbox.kernel.folder import Shared
 
 ANSWER_SECONDS = 60.0
 INTERRUPT_SECONDS = 15.0
@@ -133,13 +135,20 @@ class Runner:
 
     Args:
         sandbox: whose kernel.
+        shared: the folder that its cells work in, `None` for none.
     """
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, shared: Shared | None = None) -> None:
         if sandbox.endpoint is None or sandbox.keys is None:
             raise Transient(f"Sandbox {sandbox.id} is on its way to another state; try again.")
+        self._shared = shared
+        self._folder = Folder()
         self._link = AgentLink(
-            sandbox.endpoint, sandbox.keys, on_kernel=self._receive, on_event=self._on_event
+            sandbox.endpoint,
+            sandbox.keys,
+            on_kernel=self._receive,
+            on_event=self._on_event,
+            on_files=self._folder.take,
         )
         self._session = Session()
         self._session.auth = None  # what the link carries is unsigned; an empty key would be warned of
@@ -150,9 +159,15 @@ class Runner:
     async def __aenter__(self) -> Self:
         await self._link.__aenter__()
         try:
-            if not (await self._link.request("attach", timeout=ANSWER_SECONDS))["alive"]:
+            if self._shared is not None:
+                await self._folder.open(self._shared, self._link.send_file_packet)
+            attached = await self._link.request(
+                "attach", timeout=ANSWER_SECONDS, workspace=self._folder.served
+            )
+            if not attached["alive"]:
                 await self._link.request("start_kernel", timeout=ANSWER_SECONDS)
         except BaseException:
+            self._folder.close()
             await self._link.close()
             raise
         return self
@@ -160,6 +175,7 @@ class Runner:
     async def __aexit__(self, *_: object) -> None:
         for task in self._refusing:
             task.cancel()
+        self._folder.close()
         await self._link.close()
 
     async def restart(self) -> None:

@@ -73,6 +73,7 @@ class AgentLink:
         on_kernel: called with channel and frames of each message from the kernel.
         on_event: called with each event of the agent, ``{"event": NAME, ...}``.
         on_reconnect: called when the connection stands again after it broke.
+        on_files: called with a stream and a packet of the guest's that is about the notebook's folder.
     """
 
     def __init__(
@@ -82,12 +83,14 @@ class AgentLink:
         on_kernel: Callable[[bytes, Frames], None] | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_reconnect: Callable[[], None] | None = None,
+        on_files: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._keys = keys
         self._on_kernel = on_kernel
         self._on_event = on_event
         self._on_reconnect = on_reconnect
+        self._on_files = on_files
         self._ids = itertools.count()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._socket: zmq.asyncio.Socket | None = None
@@ -189,10 +192,20 @@ class AgentLink:
         if self._socket is not None:
             await self._socket.send_multipart([channel, *frames], copy=False)
 
+    def send_file_packet(self, stream: bytes, packet: bytes) -> None:
+        """Answer a guest's packet, or end a stream with b""; nothing happens once the link is closed."""
+        if self._socket is not None:
+            # Nothing limits how much is on its way but what the guest asks for, so this never waits.
+            self._socket.send_multipart([protocol.FILES, stream, packet])
+
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         while True:
             frames: Frames = await socket.recv_multipart(copy=False)
             channel = frames[0].bytes
+            if channel == protocol.FILES:
+                if self._on_files is not None and len(frames) == 3:
+                    self._on_files(frames[1].bytes, frames[2].bytes)
+                continue
             if channel != protocol.AGENT:
                 if self._on_kernel is not None:
                     self._on_kernel(channel, frames[1:])

@@ -56,6 +56,8 @@ def test_every_trait_reaches_its_setting():
         "automatic_snapshot_bytes": 6,
         "long_cell": 7.5,
         "hibernate_after": 8.5,
+        "workspace": "read",
+        "workspace_hidden": True,
         "mirror": "https://mirror.example/debian",
     }
     vcenter = {
@@ -86,6 +88,15 @@ def test_every_trait_reaches_its_setting():
     assert Settings.from_json(settings.to_json()) == settings
     paths = {"home": Path("/srv/vsandbox"), "recipe_folders": (Path("/srv/recipes"),)}
     assert dataclasses.replace(settings, vcenter=VCenter()) == Settings(**values | paths)
+
+
+@pytest.mark.usefixtures("config_folder")
+@pytest.mark.parametrize("manager", ["ContentsManager", "AsyncLargeFileManager"])
+def test_machines_see_hidden_files_where_the_file_browser_does(manager):
+    assert load_settings(Config({manager: {"allow_hidden": True}})).workspace_hidden is True
+    assert load_settings(Config({manager: {"allow_hidden": False}})).workspace_hidden is False
+    shown = Config({manager: {"allow_hidden": True}, "VSandbox": {"workspace_hidden": False}})
+    assert load_settings(shown).workspace_hidden is False
 
 
 def test_files_are_read_and_overridden(config_folder):

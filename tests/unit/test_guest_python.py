@@ -20,6 +20,7 @@ MORE = {
     "magics": {"IPython"},
     "panel": {"ipywidgets"},
     "serving": {"zmq"},
+    "workspace": {"zmq"},
 }
 
 

@@ -211,7 +211,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(path):
     Store(path).close()
     with sqlite3.connect(path) as db:
         db.execute("DROP TABLE snapshots")
-        for column in ("name", "origin", "snapshot"):
+        for column in ("name", "origin", "snapshot", "folder"):
             db.execute(f"ALTER TABLE sandboxes DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 1")
     db.close()

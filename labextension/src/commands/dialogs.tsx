@@ -32,6 +32,11 @@ export async function confirmRollback(
                 'Only the disk was kept: the kernel ends, all variables leave, and packages and files in the machine that are newer, too.'
               )}
         </p>
+        <p>
+          {trans.__(
+            'Files in the folder of the notebook (~/work in the machine) stay as they are.'
+          )}
+        </p>
         <p className="jp-VSandbox-dialogGood">
           {trans.__(
             'Nothing is lost for good: what it leaves becomes a snapshot first, and a rollback to that undoes this one.'
