@@ -102,7 +102,7 @@ def on_vcenter(new_home: NewHome, image: Image, simulator: Simulator) -> Iterato
         network="VM Network",
         boot_seconds=300.0,
     )
-    marks = Marks(role=Role.IMAGE, image=image.id, size="instant")
+    marks = Marks(role=Role.IMAGE, image=image.id, notices="clones")
     simulator.make(FOLDER, image.id, marks.options(), snapshot=BASE)
     who = Credentials(USER, PASSWORD)
     with (

@@ -99,7 +99,7 @@ def new_lab(
     def make(simulator: Simulator) -> Lab:
         folder = request.node.name[:60].replace("/", "-")
         image = Image("python-3.11", "d" * 64, "", SHAPE, 0, 0.0, "")
-        marks = Marks(role=Role.IMAGE, image=image.id, size="instant")
+        marks = Marks(role=Role.IMAGE, image=image.id, notices="clones")
         simulator.make(folder, image.id, marks.options(), snapshot=BASE)
         vcenter = VCenter(
             host="127.0.0.1",

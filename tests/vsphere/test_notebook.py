@@ -98,7 +98,7 @@ def notebook(new_home: NewHome, image: Image, simulator: Simulator) -> Iterator[
         "clone": "auto",
         "boot_seconds": 300.0,
     }
-    marks = Marks(role=Role.IMAGE, image=image.id, size="instant")
+    marks = Marks(role=Role.IMAGE, image=image.id, notices="clones")
     simulator.make(FOLDER, image.id, marks.options(), snapshot=BASE)
     who = Credentials(USER, PASSWORD)
     with (

@@ -76,7 +76,7 @@ class Machines:
             return False, f"{connection.no_instant_clone} Machines boot from linked clones."
         if self._vcenter.clone == "instant":
             return True, "VSphere.clone asks for Instant Clone: machines resume with a warm kernel."
-        if image is None or "instant" not in image.marks.size.split():
+        if image is None or not image.marks.notices:
             return (
                 False,
                 "The image is not made to be cloned while it runs: machines boot from linked clones.",

@@ -48,7 +48,7 @@ class Marks:
         image: `Image.id` of what it was made from.
         base: the snapshot of ours that its disk builds on, "" for the image's own.
         forgotten: snapshots that may go as soon as nothing builds on them, joined with blanks.
-        size: of an image, "instant" where it finds out by itself that it was cloned while it ran.
+        notices: of an image, "clones" where it finds out by itself that it was cloned while it ran.
         gpu: the vGPU profile that it was given, "" for none.
     """
 
@@ -58,7 +58,7 @@ class Marks:
     image: str = ""
     base: str = ""
     forgotten: str = ""
-    size: str = ""
+    notices: str = ""
     gpu: str = ""
 
     def options(self, before: Marks | None = None) -> dict[str, str]:

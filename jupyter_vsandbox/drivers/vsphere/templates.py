@@ -81,7 +81,9 @@ class Templates(Machines):
             progress("snapshot", None, f"Taking the snapshot that machines of {image.id} build on")
             await verbs.snapshot(connection, vm, BASE, memory=False)
             now = connection.watch.get(ref) or vm
-            await verbs.configure(connection, now, {}, Marks(role=Role.IMAGE, image=image.id, size="instant"))
+            await verbs.configure(
+                connection, now, {}, Marks(role=Role.IMAGE, image=image.id, notices="clones")
+            )
         except BaseException:
             with contextlib.suppress(SandboxError):
                 await connection.watch.refresh_all()
