@@ -34,6 +34,7 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 QMP_SECONDS = 20.0
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _PR_SET_PTRACER = 0x59616D61
+_PF_EXITING = 0x4  # include/linux/sched.h
 _MIGRATION_POLL = 0.002  # QEMU sends no event unless asked to, and this takes some 20 ms
 _FLATTEN = "flatten"
 _FLATTEN_SPEED = 128 * 1024 * 1024  # bytes per second: the guest wants its disk, too
@@ -52,12 +53,20 @@ class Process:
     mark: str
 
     def alive(self) -> bool:
-        """Whether it still runs (a zombie does not)."""
+        """Whether it still runs, or holds files that it had open (a zombie does neither)."""
         try:
             with open(f"/proc/{self.pid}/cmdline", "rb") as file:
-                return os.fsencode(self.mark) in file.read().split(b"\0")  # empty for a zombie
+                arguments = file.read()
+            return os.fsencode(self.mark) in arguments.split(b"\0") if arguments else self._ending()
         except (FileNotFoundError, ProcessLookupError):
             return False
+
+    def _ending(self) -> bool:
+        """Whether it is on its way out: its memory, and the command line with it, goes before its files."""
+        with open(f"/proc/{self.pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        state, flags, threads = fields[0], int(fields[6]), int(fields[17])
+        return bool(flags & _PF_EXITING) and (state not in b"ZX" or threads > 1)
 
     def kill(self) -> None:
         """End it at once."""
