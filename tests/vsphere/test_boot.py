@@ -6,6 +6,7 @@ and what only ESXi shows, is in tests/vcsim/README.md.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jupyter_vsandbox.core.lifecycle import _identity
-from jupyter_vsandbox.domain.errors import OutcomeUnknown
+from jupyter_vsandbox.domain.errors import OutcomeUnknown, SandboxError
 from jupyter_vsandbox.domain.model import Endpoint
 from jupyter_vsandbox.drivers.qemu import accel
 from jupyter_vsandbox.drivers.vsphere.marks import KEYS, MACHINE, keys_option
@@ -60,15 +61,6 @@ answers = (
     ask("sudo systemctl is-active vsandbox-clone; sudo systemctl is-enabled vsandbox-tools"),
     ask("ldd /usr/bin/vmtoolsd /usr/lib/*/open-vm-tools/plugins/vmsvc/libguestInfo.so"),
 )
-"""
-
-BECOME = f"""
-sleep 1
-systemctl kill -s STOP systemd-networkd # in a clone it does not see that the address changes
-ip link set eth0 address {CLONES_CARD}
-vmware-rpctool 'info-set {MACHINE} {CLONE}'
-while [ -d /sys/class/net/eth0 ] && [ "$(cat /sys/class/net/eth0/ifindex)" = 2 ]; do sleep 1; done
-systemctl kill -s CONT systemd-networkd
 """
 
 
@@ -146,7 +138,7 @@ async def test_a_published_disk_boots_and_a_clone_of_it_is_another_machine(
             await link.request("warm", timeout=BOOT_SECONDS)
         assert await evaluate(endpoint, keys, "answer = 6 * 7", "answer") == 42
         mac, index = await evaluate(endpoint, keys, CARD_OF, "card")
-        assert (mac, index) == (CARD, 2)
+        assert mac == CARD
         left, services, linked = await evaluate(endpoint, keys, ASK, "answers")
         assert left.strip() == "", "the keys are taken away"
         assert services == "active\nenabled\n"
@@ -154,12 +146,16 @@ async def test_a_published_disk_boots_and_a_clone_of_it_is_another_machine(
         assert "not found" not in linked
 
         # What an Instant Clone finds: its card has another address, and so has guestinfo another machine.
-        await evaluate(endpoint, keys, f"subprocess.Popen(['sudo', 'sh', '-c', {BECOME!r}])", "None")
-        async with AgentLink(other, keys) as link:
-            await link.request("info", timeout=BOOT_SECONDS)
-        mac, then = await evaluate(other, keys, CARD_OF, "card")
+        become = f"ip link set eth0 address {CLONES_CARD}; vmware-rpctool 'info-set {MACHINE} {CLONE}'"
+        await evaluate(
+            endpoint, keys, f"subprocess.Popen(['sudo', 'sh', '-c', \"sleep 1; {become}\"])", "None"
+        )
+        then = index
+        async with asyncio.timeout(BOOT_SECONDS):
+            while then == index:  # until the card is met anew, the answer may get lost
+                with contextlib.suppress(SandboxError, TimeoutError):
+                    mac, then = await evaluate(other, keys, CARD_OF, "card")
         assert mac == CLONES_CARD
-        assert then > index, "the card was met anew"
         await become_sandbox(other, keys, own)
         assert await evaluate(other, own, "", "(answer, ask('hostname').strip())") == (42, f"sandbox-{CLONE}")
 
