@@ -18,7 +18,7 @@ browser_PACKAGES := chromium
 simulator_PACKAGES := fdisk golang-go golang-github-vmware-govmomi-dev mtools ovmf patch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser simulator vcenter vsphere labextension check check-python check-typescript test ui fidelity faults image lab demo compare bench wheel clean
+.PHONY: help setup browser simulator vcenter vsphere boot labextension check check-python check-typescript test ui fidelity faults image lab demo compare bench wheel clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,9 +86,12 @@ vsphere: .venv vcenter ## Test the vSphere driver against a vCenter simulator
 SOME_UI := tests/ui/test_many.py $(addprefix tests/ui/test_sidebar.py::,test_travel test_hibernate)
 
 test: check vsphere browser ## Do all of `check` and `vsphere`, then the tests that boot machines, and some of `ui`
-	$(BIN)/pytest tests -m machine -n 2 --dist loadfile --ignore tests/ui $(PYTEST_ARGS)
+	$(BIN)/pytest tests -m machine -n 2 --dist loadfile --ignore tests/ui --ignore tests/vsphere/test_boot.py $(PYTEST_ARGS)
 	@# By themselves: the browser's driver takes the loop of its process.
 	$(BIN)/pytest $(SOME_UI) $(PYTEST_ARGS)
+
+boot: image simulator ## Boot the disk that is published for vSphere, on QEMU's copies of ESXi's hardware
+	$(BIN)/pytest tests/vsphere/test_boot.py $(PYTEST_ARGS)
 
 ui: image labextension browser ## Use all of JupyterLab's sidebar in a real browser; pictures go to test-reports/ui
 	$(BIN)/pytest tests/ui $(PYTEST_ARGS)
