@@ -226,8 +226,8 @@ class VSphere(Configurable):
     clone = Enum(
         ["auto", "instant", "linked"],
         default_value=VCenter.clone,
-        help="How machines come to be: 'instant' clones a running one with a warm kernel, 'linked' boots "
-        "from a linked clone; 'auto' takes the first where the vCenter can.",
+        help="How machines come to be: 'linked' boots from a linked clone; 'instant' clones a running one "
+        "with a warm kernel, which no real vCenter has shown yet; 'auto' does that where the vCenter can.",
     ).tag(config=True)
 
     pools = List(
