@@ -11,6 +11,8 @@ from jupyter_client.blocking import BlockingKernelClient
 from jupyter_vsandbox.domain.model import MIB
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Until
     from tests.kernel.conftest import Kernel, StartKernel
 
@@ -190,15 +192,18 @@ def test_a_message_with_a_wrong_signature_is_ignored(kernel: Kernel) -> None:
     assert kernel.value("'forged' in globals()") is False
 
 
-def test_the_environment_names_the_notebook_and_not_the_host(start_kernel: StartKernel) -> None:
-    kernel = start_kernel(JPY_SESSION_NAME="/notebooks/a.ipynb", JPY_PARENT_PID="1", GREETING="hello")
+def test_the_environment_names_the_notebook_and_not_the_host(
+    start_kernel: StartKernel, tmp_path: Path
+) -> None:
+    notebook = str(tmp_path / "a.ipynb")
+    kernel = start_kernel(JPY_SESSION_NAME=notebook, JPY_PARENT_PID="1", GREETING="hello")
     environment = kernel.value("dict(os.environ)", before="import os")
-    assert environment["JPY_SESSION_NAME"] == "/notebooks/a.ipynb"
+    assert environment["JPY_SESSION_NAME"] == notebook
     assert environment["GREETING"] == "hello"
     assert environment["HOME"] == "/home/jovyan"
     assert "JPY_PARENT_PID" not in environment
     assert "JUPYTER_VSANDBOX_HOME" not in environment
-    assert kernel.sandbox.notebook == "/notebooks/a.ipynb"
+    assert kernel.sandbox.notebook == notebook
 
 
 def test_arguments_reach_the_kernel_at_its_start_and_at_a_restart(start_kernel: StartKernel) -> None:

@@ -124,10 +124,6 @@ async def no_answer(*_: object) -> None:
     raise Transient("The guest's agent did not answer.")
 
 
-@pytest.mark.parametrize(
-    ("where", "name", "broken", "told"),
-    [(capacity, "require", no_room, "Exhausted"), (AgentLink, "set_clock", no_answer, "Transient")],
-)
 def test_a_cell_that_meets_a_machine_just_stopped_to_sleep_runs_once(
     kernel: Kernel, service: SandboxService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +145,10 @@ def test_a_cell_that_meets_a_machine_just_stopped_to_sleep_runs_once(
     assert kernel.value("x") == 2
 
 
+@pytest.mark.parametrize(
+    ("where", "name", "broken", "told"),
+    [(capacity, "require", no_room, "Exhausted"), (AgentLink, "set_clock", no_answer, "Transient")],
+)
 def test_a_machine_that_cannot_be_woken_sleeps_on(
     kernel: Kernel,
     service: SandboxService,

@@ -12,6 +12,7 @@ from jupyter_vsandbox.domain.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from jupyter_vsandbox.domain.model import Sandbox
     from tests.conftest import Home, NewHome, Until
@@ -49,18 +50,19 @@ def standbys(home: Home) -> list[Sandbox]:
 
 
 def test_a_start_leaves_a_standby_that_the_next_one_gets(
-    start_kernel: StartKernel, home: Home, until: Until
+    start_kernel: StartKernel, home: Home, until: Until, tmp_path: Path
 ) -> None:
     first = start_kernel()
     until(lambda: standbys(home), FILL_SECONDS)
     [waiting] = standbys(home)
     assert waiting.owner == ""
 
-    second = start_kernel(JPY_SESSION_NAME="/b.ipynb")
+    notebook = str(tmp_path / "b.ipynb")
+    second = start_kernel(JPY_SESSION_NAME=notebook)
 
     assert second.sandbox.id == waiting.id != first.sandbox.id
-    assert second.sandbox.notebook == "/b.ipynb"
-    assert second.value("os.environ['JPY_SESSION_NAME']", before="import os") == "/b.ipynb"
+    assert second.sandbox.notebook == notebook
+    assert second.value("os.environ['JPY_SESSION_NAME']", before="import os") == notebook
     until(lambda: standbys(home), FILL_SECONDS)
 
 

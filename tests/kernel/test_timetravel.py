@@ -63,7 +63,7 @@ def test_memory_and_disk_go_back_together_and_forth_again(kernel: Kernel, servic
     kernel.run("file = open('/home/jovyan/x'); numbers = iter(range(9)); next(numbers)")
     first = asyncio.run(service.snapshot(sandbox_id, "first", "a note"))
     kernel.run(SET)
-    kernel.run("big = b'ab' * (10 << 20); next(numbers)")
+    kernel.run("import os; big = os.urandom(20 << 20); next(numbers)")
     second = asyncio.run(service.snapshot(sandbox_id))
     assert second.parent == first.id
     # The increment holds what changed, not all that the machine owns.
