@@ -129,7 +129,7 @@ def images_build(session: Session, arguments: argparse.Namespace) -> int:
     with render.progress(session.output.err) as progress:
         image = build.build(recipe, session.settings, progress)
         specs.install(recipe)
-        progress("warm", None, "Starting it once, to clone it from then on")
+        progress("warm", None, "Making it ready to be cloned")
         with session.service() as service:
             asyncio.run(service.prepare(recipe.name))
     session.output.answer(

@@ -119,7 +119,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         if self._machine is None or self._session is None:
             raise RuntimeError("pre_launch was not called.")
         env, session = kwargs["env"], self._session
-        cwd = str(Path.cwd() / kwargs["cwd"]) if kwargs.get("cwd") else ""
+        cwd = _folder(kwargs.get("cwd") or "", self._attach)
         try:
             await Engine.instance().call(
                 self._machine.launch(
@@ -172,6 +172,17 @@ async def _service(settings: Settings) -> SandboxService:
     if settings not in _services:
         _services[settings] = SandboxService(settings)
     return _services[settings]
+
+
+def _folder(cwd: str, attach: str) -> str:
+    """The folder that a kernel works in, "" for that of the sandbox, if it has one.
+
+    Where none is given, it is that of who starts the kernel, as for a local one; of ``/``, nothing is handed out.
+    """
+    if not cwd and attach:
+        return ""
+    folder = os.path.abspath(cwd)
+    return "" if folder == os.sep else folder
 
 
 def _notebook(session: str, cwd: str) -> str:

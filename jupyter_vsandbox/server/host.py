@@ -74,7 +74,7 @@ class Host:
         async def work(report: Report) -> wire.Json:
             image = await self._worker.call(self._build(recipe, report))
             report.cancellable(False)
-            report.progress("warm", None, "Starting it once, to clone it from then on")
+            report.progress("warm", None, "Making it ready to be cloned")
             await asyncio.to_thread(specs.install, recipe)
             await self._worker.call(self._service.prepare(recipe.name))
             return wire.image(image)

@@ -106,9 +106,10 @@ def start_kernel(home: Home) -> Iterator[StartKernel]:
         _shut_down(kernel)
 
 
-def _start(home: Home, env: dict[str, str], arguments: Sequence[str] = ()) -> Kernel:
+def _start(home: Home, env: dict[str, str], arguments: Sequence[str] = (), cwd: str = os.sep) -> Kernel:
+    """Start a kernel; in ``/``, of which a machine gets nothing, unless `cwd` is given."""
     manager = KernelManager(kernel_name=spec_name(RUNTIME))
-    manager.start_kernel(env=os.environ | env, extra_arguments=list(arguments))
+    manager.start_kernel(env=os.environ | env, extra_arguments=list(arguments), cwd=cwd)
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=START_SECONDS)

@@ -191,6 +191,19 @@ def test_it_follows_the_notebook(kernel: Kernel, home: Home, folder: Path, servi
         _shut_down(again)
 
 
+def test_a_kernel_that_is_given_no_folder_has_that_of_who_starts_it(
+    new_home: NewHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with new_home() as home:
+        furnish(folder_of(home))
+        monkeypatch.chdir(folder_of(home))
+        kernel = _start(home, {}, cwd="")
+        try:
+            assert kernel.value("open('data.csv').read()") == "a,b\n1,2\n"
+        finally:
+            _shut_down(kernel)
+
+
 def test_a_machine_may_only_read_it(new_home: NewHome) -> None:
     with new_home(workspace="read") as home:
         kernel = _start(home, {"JPY_SESSION_NAME": str(furnish(folder_of(home)))})

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from jupyter_vsandbox.kernel.provisioner import _notebook
+from jupyter_vsandbox.kernel.provisioner import _folder, _notebook
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,19 @@ def test_a_file_may_have_any_name(tmp_path):
     path.touch()
     assert _notebook(str(path), "") == str(path)
     assert _notebook("a.ipynb", "") == os.path.join(os.getcwd(), "a.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("cwd", "attach", "folder"),
+    [
+        ("/notebooks", "", "/notebooks"),
+        ("/notebooks", "abc", "/notebooks"),
+        ("sub", "", "/project/sub"),
+        ("", "", "/project"),  # nbconvert, papermill and console give none
+        ("", "abc", ""),
+        ("/", "", ""),
+    ],
+)
+def test_a_kernel_works_where_a_local_one_would(cwd, attach, folder, monkeypatch):
+    monkeypatch.setattr(os, "getcwd", lambda: "/project")
+    assert _folder(cwd, attach) == folder
