@@ -227,7 +227,7 @@ class VSphere(Configurable):
         ["auto", "instant", "linked"],
         default_value=VCenter.clone,
         help="How machines come to be: 'linked' boots from a linked clone; 'instant' clones a running one "
-        "with a warm kernel, which no real vCenter has shown yet; 'auto' does that where the vCenter can.",
+        "with a warm kernel; 'auto' does that where the vCenter can, and boots where it cannot.",
     ).tag(config=True)
 
     pools = List(

@@ -91,7 +91,7 @@ class VCenter:
     datastore: str = ""
     network: str = ""
     prefix: str = "vsandbox"
-    clone: str = "linked"
+    clone: str = "auto"
     pools: tuple[ResourcePool, ...] = ()
     parallel: int = 32
     call_seconds: float = 60

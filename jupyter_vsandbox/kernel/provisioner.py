@@ -177,7 +177,7 @@ async def _service(settings: Settings) -> SandboxService:
 def _folder(cwd: str, attach: str) -> str:
     """The folder that a kernel works in, "" for that of the sandbox, if it has one.
 
-    Where none is given, it is that of who starts the kernel, as for a local one; of ``/``, nothing is handed out.
+    Where none is given, it is that of who starts the kernel, as for a local one. Of ``/`` nothing is had.
     """
     if not cwd and attach:
         return ""

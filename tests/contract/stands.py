@@ -100,7 +100,6 @@ def on_vcenter(new_home: NewHome, image: Image, simulator: Simulator) -> Iterato
         ca=str(simulator.authority.ca),
         folder=FOLDER,
         network="VM Network",
-        clone="auto",
         boot_seconds=300.0,
     )
     marks = Marks(role=Role.IMAGE, image=image.id, notices="clones")

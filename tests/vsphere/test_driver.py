@@ -17,7 +17,9 @@ import pytest
 
 from jupyter_vsandbox.domain.errors import InvalidState, NotFound, Unsupported
 from jupyter_vsandbox.domain.model import Usage
-from jupyter_vsandbox.drivers.vsphere.marks import MACHINE
+from jupyter_vsandbox.drivers.vsphere import machines
+from jupyter_vsandbox.drivers.vsphere.marks import MACHINE, Role
+from jupyter_vsandbox.drivers.vsphere.seen import ON
 from jupyter_vsandbox.link import new_keys
 from jupyter_vsandbox.work import Work
 from tests.vsphere.conftest import SHAPE, Lab, template, warm
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jupyter_vsandbox.drivers.vsphere.driver import VSphereDriver
+    from jupyter_vsandbox.drivers.vsphere.seen import Vm
     from tests.vsphere.simulator import Simulator
 
 ONE, OTHER = "a" * 12, "b" * 12
@@ -242,6 +245,39 @@ async def test_a_clone_is_not_taken_for_the_machine_that_it_is_of(
     assert told == {None, ONE, OTHER}, "each can tell that it is another one"
     for machine_id in (ONE, OTHER):
         await driver.delete(machine_id)
+    assert lab.names() == []
+
+
+async def test_where_a_clone_keeps_its_address_machines_boot(
+    simulators: Callable[..., Simulator], new_lab: Callable[[Simulator], Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "_CLONE_SECONDS", 1.0)
+    lab = new_lab(simulators("extended", tools=False))
+    driver = lab.driver(clone="auto")
+    await driver.connect()
+    watch = driver._connection.watch
+
+    async def tell(runs: Callable[[Vm], bool], address: str) -> None:
+        await watch.until(lambda: any(vm.power == ON and runs(vm) for vm in watch.all()), 10, "A start")
+        [vm] = [vm for vm in watch.all() if vm.power == ON and runs(vm)]
+        await asyncio.to_thread(lab.simulator.tell, lab.settings.vcenter.folder, vm.name, address)
+
+    def is_clone(vm: Vm) -> bool:
+        return vm.marks.machine == ONE and vm.marks.base.startswith("vm:")
+
+    parent = asyncio.create_task(template(driver, lab))
+    await tell(lambda vm: vm.marks.role == Role.DRAFT, "127.0.0.11")
+    start = asyncio.create_task(driver.start(ONE, await parent))
+    await tell(is_clone, "127.0.0.11")
+    await tell(lambda vm: vm.marks.machine == ONE and not is_clone(vm), "127.0.0.12")
+    assert (await start).host == "127.0.0.12"
+    [mine] = [vm for vm in watch.all() if vm.marks.machine == ONE]
+    assert not is_clone(mine)
+    assert "still had the address" in (await driver.accelerator()).reason
+    with pytest.raises(Unsupported, match="disk"):
+        await driver.fork(OTHER, ONE)
+    await driver.delete(ONE)
+    await driver.remove_templates(lab.image.id)
     assert lab.names() == []
 
 

@@ -95,7 +95,6 @@ def notebook(new_home: NewHome, image: Image, simulator: Simulator) -> Iterator[
         "ca": str(simulator.authority.ca),
         "folder": FOLDER,
         "network": "VM Network",
-        "clone": "auto",
         "boot_seconds": 300.0,
     }
     marks = Marks(role=Role.IMAGE, image=image.id, notices="clones")

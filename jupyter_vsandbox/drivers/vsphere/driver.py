@@ -83,13 +83,13 @@ class VSphereDriver(Templates):
         )
         marks = Marks(role=Role.MACHINE, owner=self._owner, machine=machine_id, image=source.image)
         try:
-            vm = await self._resumed(source, marks) if source.accelerator == "instant" else None
-            if vm is None:
-                image = self._image(source.image)
-                vm = await verbs.whole(
-                    self._linked(image, self._base(image), marks, source.shape, keys_option(source.keys))
-                )
-                await verbs.power_on(self._connection, vm)
+            if source.accelerator == "instant" and (resumed := await self._resumed(source, marks)):
+                return resumed
+            image = self._image(source.image)
+            vm = await verbs.whole(
+                self._linked(image, self._base(image), marks, source.shape, keys_option(source.keys))
+            )
+            await verbs.power_on(self._connection, vm)
             return await self._endpoint(vm)
         except BaseException:
             await self.delete(machine_id)
@@ -111,8 +111,7 @@ class VSphereDriver(Templates):
         await self._admit(source)
         marks = Marks(role=Role.MACHINE, owner=self._owner, machine=machine_id, image=source.marks.image)
         try:
-            vm = await verbs.whole(self._instant(source, marks))
-            return await self._endpoint(vm)
+            return await self._instant(source, marks)
         except BaseException:
             await self.delete(machine_id)
             raise

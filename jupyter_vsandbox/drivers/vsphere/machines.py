@@ -16,7 +16,7 @@ from pyVmomi import vim
 from jupyter_vsandbox.domain.advice import Advice
 from jupyter_vsandbox.domain.errors import NotFound, Transient, Unsupported
 from jupyter_vsandbox.domain.model import Endpoint
-from jupyter_vsandbox.drivers.vsphere import gpu, specs, verbs
+from jupyter_vsandbox.drivers.vsphere import gpu, pools, specs, verbs
 from jupyter_vsandbox.drivers.vsphere.connection import Connection
 from jupyter_vsandbox.drivers.vsphere.marks import KEYS, Marks, Role
 from jupyter_vsandbox.drivers.vsphere.seen import OFF, ON, Point, Vm
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from jupyter_vsandbox.settings import Settings
 
 _OWNER = "vsphere-owner"
+_CLONE_SECONDS = 60.0
+"""How long an Instant Clone may take to tell an address of its own, which it asks DHCP for."""
 
 
 class Machines:
@@ -108,8 +110,8 @@ class Machines:
         vm = self._connection.watch.get(ref)
         return vm is not None and vm.power == ON
 
-    async def _endpoint(self, vm: Vm) -> Endpoint:
-        """Where the agent is, once the guest has told its address."""
+    async def _endpoint(self, vm: Vm, seconds: float = 0) -> Endpoint:
+        """Where the agent is, once the guest has told its address: in so many seconds, or those of a boot."""
         watch = self._connection.watch
 
         def settled() -> Vm | str:
@@ -122,7 +124,9 @@ class Machines:
             return "" if source is not None and source.address == now.address else now.address
 
         found = await watch.until(
-            settled, self._vcenter.boot_seconds, f"Waiting for the address of {vm.name} from its VMware Tools"
+            settled,
+            seconds or self._vcenter.boot_seconds,
+            f"Waiting for the address of {vm.name} from its VMware Tools",
         )
         if found == "gone":
             raise Transient(f"The virtual machine {vm.name} was powered off or removed while it started.")
@@ -184,7 +188,7 @@ class Machines:
         connection = self._connection
         place, pool = await connection.where(self._pool)
         session = connection.session
-        reserve = any(each.name == self._pool and each.reserve for each in self._vcenter.pools)
+        reserve = pools.reserves(self._vcenter, self._pool)
         profile = gpu.profile(self._vcenter, self._pool, shape) if shape is not None else ""
         if profile:
             marks = replace(marks, gpu=profile)
@@ -205,8 +209,26 @@ class Machines:
         memory = shape.memory if shape is not None else 0
         return await verbs.make(connection, source, marks, submit, power=OFF, pool=pool, memory_size=memory)
 
-    async def _instant(self, source: Vm, marks: Marks) -> Vm:
-        """A clone that goes on with the memory of its source, its link keys included."""
+    async def _instant(self, source: Vm, marks: Marks) -> Endpoint:
+        """Make a clone that goes on with the memory of its source, its link keys included.
+
+        Raises:
+            Unsupported: there is no such way here. What has been made is there still.
+        """
+        connection = self._connection
+        vm = await verbs.whole(self._instantly(source, marks))
+        seconds = min(_CLONE_SECONDS, self._vcenter.boot_seconds)
+        try:
+            return await self._endpoint(vm, seconds)
+        except Transient as error:
+            if not self._runs(vm.ref):
+                raise
+            connection.no_instant_clone = (
+                f"After {seconds:g} s, the Instant Clone {vm.name} still had the address of {source.name}."
+            )
+            raise Unsupported(connection.no_instant_clone) from error
+
+    async def _instantly(self, source: Vm, marks: Marks) -> Vm:
         connection = self._connection
         place, pool = await connection.where(self._pool)
         session = connection.session

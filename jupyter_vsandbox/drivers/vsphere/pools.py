@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from jupyter_vsandbox.drivers.vsphere.connection import Connection
     from jupyter_vsandbox.drivers.vsphere.seen import Vm
-    from jupyter_vsandbox.settings import ResourcePool
+    from jupyter_vsandbox.settings import ResourcePool, VCenter
 
 
 async def pools(connection: Connection, driver: str) -> list[Pool]:
@@ -45,6 +45,11 @@ async def pools(connection: Connection, driver: str) -> list[Pool]:
     return found
 
 
+def reserves(vcenter: VCenter, name: str) -> bool:
+    """Whether the machines of a pool have all of their memory reserved."""
+    return any(pool.name == name and pool.reserve for pool in vcenter.pools)
+
+
 async def admit(connection: Connection, name: str, memory: int, *, reserve: bool = False) -> None:
     """Refuse to power on one more machine where a pool has no room for it.
 
@@ -59,7 +64,7 @@ async def admit(connection: Connection, name: str, memory: int, *, reserve: bool
     """
     wanted = next((pool for pool in connection.vcenter.pools if pool.name == name), None)
     limit = wanted.memory_limit if wanted is not None else 0
-    reserve = reserve or (wanted is not None and wanted.reserve)
+    reserve = reserve or reserves(connection.vcenter, name)
     if not (limit or reserve):
         return
     _, ref = await connection.where(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jupyter_vsandbox.domain.errors import NotFound, SandboxError, Unsupported
 from jupyter_vsandbox.domain.model import MIB, LinkKeys
 from jupyter_vsandbox.drivers.base import Template
-from jupyter_vsandbox.drivers.vsphere import gpu, verbs
+from jupyter_vsandbox.drivers.vsphere import gpu, pools, verbs
 from jupyter_vsandbox.drivers.vsphere.machines import Machines
 from jupyter_vsandbox.drivers.vsphere.marks import KEYS, Marks, Role, keys_option
 from jupyter_vsandbox.drivers.vsphere.publish import publish
@@ -21,7 +21,7 @@ from jupyter_vsandbox.settings import private_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jupyter_vsandbox.domain.model import Image, Shape
+    from jupyter_vsandbox.domain.model import Endpoint, Image, Shape
     from jupyter_vsandbox.drivers.base import MakeDisk, Progress, Warm
 
 BASE = "vsandbox-base"
@@ -39,6 +39,8 @@ class Templates(Machines):
         instant = self._cloning(source)[0] and not profile  # what has a GPU is not cloned while it runs
         kind = "instant" if instant else "linked"
         name = f"vsphere-{kind}-{image.id}-{shape.memory // MIB}-{shape.vcpus}"
+        if pools.reserves(self._vcenter, self._pool):  # a clone has of its source what it reserves
+            name += "-reserved"
         folder = private_folder(self._settings.templates)
         async with locked(folder / f".{name}.lock"):
             keys = _kept_keys(folder / f"{name}.json", keys)
@@ -94,7 +96,7 @@ class Templates(Machines):
 
     async def _make_parent(self, template: Template, source: Vm, warm: Warm) -> None:
         draft = Marks(role=Role.DRAFT, owner=self._owner, machine=template.id, image=template.image)
-        vm: Vm | None = None
+        await pools.admit(self._connection, self._pool, template.shape.memory)
         try:
             vm = await verbs.whole(
                 self._linked(source, self._base(source), draft, template.shape, keys_option(template.keys))
@@ -130,16 +132,18 @@ class Templates(Machines):
             )
         return point
 
-    async def _resumed(self, source: Template, marks: Marks) -> Vm | None:
-        """A clone of a warm machine; `None` where it turns out that there can be none, and may be another."""
+    async def _resumed(self, source: Template, marks: Marks) -> Endpoint | None:
+        """Clone a warm machine; `None` where it turns out that there can be none, and may be another."""
         parent = self._parent(source)
         if parent is None:
             raise NotFound(f"The warm machine of {source.id} is gone; the next start makes one.")
         try:
-            return await verbs.whole(self._instant(parent, marks))
+            return await self._instant(parent, marks)
         except Unsupported:
             if self._vcenter.clone == "instant":
                 raise
+            for left in self._machines(marks.machine):
+                await self._retire(left)
             return None
 
 
