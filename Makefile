@@ -108,8 +108,9 @@ image: setup .venv ## Build and warm the image of RUNTIME (python-3.11) unless i
 lab: image labextension ## Open JupyterLab with the sandbox kernels
 	$(BIN)/jupyter lab $(ARGS)
 
-demo: setup .venv ## Set everything up and run the demo notebook in a machine of its own
+demo: setup .venv ## Set everything up and run the demo notebook in a machine of its own, then do `compare`
 	$(BIN)/python binder/demo.py
+	$(BIN)/python binder/compare.py
 
 compare: setup .venv ## Run cells in Python 3.9, 3.11 and 3.13 at once; builds the images that are missing
 	$(BIN)/python binder/compare.py

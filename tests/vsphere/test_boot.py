@@ -108,7 +108,7 @@ class Machine:
 
     def save(self, path: Path) -> None:
         """Write memory and devices to a file, and end."""
-        self.monitor.write(f'stop\nmigrate "exec:cat >{path}"\nquit\n')
+        self.monitor.write(f'migrate "exec:cat >{path}"\nquit\n')
         self.monitor.flush()
         self.process.wait()
 
@@ -139,7 +139,7 @@ def machine(
         *("-smbios", "type=1,manufacturer=VMware,, Inc.,product=VMware7,,1"),
         *("-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE[0]}"),
         *("-drive", f"if=pflash,format=raw,file={folder / 'vars.fd'}"),
-        *("-drive", f"if=none,id=disk,format=raw,file={disk}", "-device", f"{hardware.disk},drive=disk"),
+        *("-drive", f"if=none,id=disk,file={disk}", "-device", f"{hardware.disk},drive=disk"),
         *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:0-{hardware.address}:{PORT}"),
         *("-device", f"{hardware.card},netdev=net,mac={hardware.mac},romfile="),
         *("-serial", f"file:{folder / CONSOLE}", "-monitor", "stdio"),
@@ -182,7 +182,9 @@ def published(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def disk(published: Path, tmp_path: Path) -> Path:
     """One to write to."""
-    return Path(shutil.copy(published, tmp_path / "disk.raw"))
+    disk = tmp_path / "disk.qcow2"
+    asyncio.run(image_tool("create", "-f", "qcow2", "-F", "raw", "-b", str(published), str(disk)))
+    return disk
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +221,7 @@ async def test_a_published_disk_boots_on_the_hardware_of_esxi(
 
 
 async def test_a_clone_of_a_running_machine_gets_an_address_of_its_own(
-    image: Image, disk: Path, accelerator: str
+    image: Image, disk: Path, accelerator: str, until: Until
 ) -> None:
     """What Instant Clone does, done by QEMU: memory goes on in a machine whose card has another MAC address.
 
@@ -235,7 +237,7 @@ async def test_a_clone_of_a_running_machine_gets_an_address_of_its_own(
     with machine(disk, image.shape.memory, keys, accelerator, clone, saved) as running:
         endpoint = running.endpoint
         assert await evaluate(endpoint, keys, MAC, "(answer, mac)") == (42, CLONES_CARD)
-        assert NOTICED in (disk.parent / CONSOLE).read_text()
+        until(lambda: NOTICED in (disk.parent / CONSOLE).read_text(), BOOT_SECONDS)
         await become_sandbox(endpoint, keys, own, CLONE, CLONES_CARD)
         found = await evaluate(endpoint, own, ASK, "(answer, ask('hostname').strip())")
         assert found == (42, f"sandbox-{CLONE}")
