@@ -177,8 +177,8 @@ def main() -> int:
     console.print(story)
     console.print(f"This host is {platform.node()}. The notebook with its outputs is in {RESULT}.")
     console.print(
-        "Next: the same cells in Python 3.9, 3.11 and 3.13 at once. Two more images are built for that, which "
-        "takes some minutes; Ctrl-C leaves it out, and `make compare` comes back to it."
+        "Next: the same cells in Python 3.9, 3.11 and 3.13 at once. Two more images are built for that, "
+        "which takes some minutes; Ctrl-C leaves it out, and `make compare` comes back to it."
     )
     return 0
 

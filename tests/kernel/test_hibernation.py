@@ -134,9 +134,8 @@ def test_a_cell_that_meets_a_machine_just_stopped_to_sleep_runs_once(
     def point(name: str) -> None:
         if name == "snapshot.captured":
             sent.append(kernel.client.execute("x += 1"))
-            time.sleep(
-                1
-            )  # on the loop of the verb: meanwhile the cell is on its way to a machine that stands
+            # On the loop of the verb: meanwhile the cell is on its way to a machine that stands.
+            time.sleep(1)
 
     monkeypatch.setattr(faults, "point", point)
     asyncio.run(service.hibernate(kernel.sandbox.id, now=True))

@@ -389,7 +389,7 @@ def test_build_tells_its_progress_and_installs_the_kernelspec(settings, built, r
     assert err.splitlines() == [
         "Waiting for another build",
         "Installing ?[31mDebian [bold]",
-        "Starting it once, to clone it from then on",
+        "Making it ready to be cloned",
     ]
     assert built[1] == prepared == ["python-3.11"]
 
