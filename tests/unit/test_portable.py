@@ -142,7 +142,7 @@ async def test_a_chain_becomes_one_layer_that_builds_on_the_same_disk_elsewhere(
     layers = [base]
     for number, (place, text) in enumerate([(0, b"A" * 512), (1 << 20, bytes(4096)), (3 << 20, b"c" * 9)]):
         layers.append(tmp_path / f"layer{number}")
-        await create_overlay(layers[-1], layers[-2])
+        create_overlay(layers[-1], layers[-2])
         write_at(layers[-1], place, text.ljust(4096, b"."))
     top = layers[-1]
     assert portable.layers_above(top, base) == layers[:0:-1]

@@ -1,15 +1,13 @@
-"""qcow2 overlays, made with qemu-img."""
+"""qcow2 overlays, and room on the disk for them."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
-from jupyter_vsandbox.domain.errors import Exhausted, Permanent, Unsupported
+from jupyter_vsandbox.domain.errors import Exhausted, Permanent
 from jupyter_vsandbox.files import exhausted_if_full
+from jupyter_vsandbox.qcow2 import write_overlay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,26 +31,22 @@ def require_room(folder: Path) -> None:
         )
 
 
-async def create_overlay(path: Path, backing: Path) -> None:
+def create_overlay(path: Path, backing: Path) -> None:
     """Make the empty qcow2 file `path` that takes the writes above `backing`.
 
     Raises:
         Exhausted: less than `RESERVE` bytes are free.
-        Permanent: qemu-img failed.
+        Permanent: there is no `backing`, or it is damaged.
     """
     require_room(path.parent)
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(backing), str(path)]
     try:
-        done = await asyncio.to_thread(
-            subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise Unsupported("qemu-img is not installed: apt-get install qemu-utils") from None
-    if done.returncode:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
         with exhausted_if_full(path.parent):
-            raise Permanent(f"qemu-img could not make {path}: {done.stderr.strip()}")
+            write_overlay(path, backing)
+    except FileNotFoundError as error:
+        raise Permanent(f"The disk {backing} is gone.") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def size(path: Path) -> int:

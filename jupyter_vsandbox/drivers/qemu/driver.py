@@ -98,7 +98,7 @@ class QemuDriver(Machines):
                 folder.mkdir(mode=0o700)
                 write_private(folder / KEYS, "{}")
                 faults.point("create.folder")
-                layer = await self._points.new_layer(origin / template.DISK)
+                layer = self._points.new_layer(origin / template.DISK)
                 faults.point("create.layered")
                 self._set_disk(folder, layer)
                 self._set_origin(folder, Origin(source.id, ""))
@@ -153,7 +153,7 @@ class QemuDriver(Machines):
         if memory and source is None:
             raise Unsupported(f"The template of sandbox {machine_id} is gone: only its disk can be kept.")
         layer = (folder / DISK).resolve()
-        above = await self._points.new_layer(layer)
+        above = self._points.new_layer(layer)
         faults.point("snapshot.layered")
         pause = 0.0
         pages: Pages | None = None
@@ -265,7 +265,7 @@ class QemuDriver(Machines):
         try:
             with exhausted_if_full(folder.parent):
                 folder.mkdir(mode=0o700, exist_ok=True)
-                above = await self._points.new_layer(self._points.layers / point.disk)
+                above = self._points.new_layer(self._points.layers / point.disk)
                 faults.point("restore.layered")
                 before = (folder / DISK).resolve()
                 (folder / KEYS).unlink(missing_ok=True)

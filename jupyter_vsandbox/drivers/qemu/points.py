@@ -153,10 +153,10 @@ class Points:
         paths = [*self.path(snapshot_id).iterdir(), self.layers / self.get(snapshot_id).disk]
         return sum(path.stat().st_blocks * 512 for path in paths if path.exists())
 
-    async def new_layer(self, backing: Path) -> Path:
+    def new_layer(self, backing: Path) -> Path:
         """Make the empty layer above `backing`."""
         path = private_folder(self.layers) / f"{uuid.uuid4().hex[:16]}.qcow2"
-        await create_overlay(path, backing)
+        create_overlay(path, backing)
         return path
 
     def below(self, layer: Path) -> list[Path]:

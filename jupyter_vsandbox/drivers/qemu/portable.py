@@ -176,7 +176,7 @@ async def flatten(layer: Path, base: Path, target: Path) -> None:
     The file does not say what it builds on: `put_on` does.
     """
     below = backing_of(layers_above(layer, base)[-1])  # as the chain calls it, for qemu-img to know it
-    await create_overlay(target, layer)
+    create_overlay(target, layer)
     await image_tool("rebase", "-f", "qcow2", "-F", "qcow2", "-b", str(below), str(target))
     await image_tool("rebase", "-u", "-f", "qcow2", "-b", "", str(target))
 

@@ -139,7 +139,7 @@ async def _clear_drafts(folder: Path) -> None:
 async def _make(
     draft: Path, socket_path: Path, image: Image, command: Command, template: Template, warm: Warm
 ) -> None:
-    await create_overlay(draft / DISK, (Path(image.folder) / DISK).resolve())
+    create_overlay(draft / DISK, (Path(image.folder) / DISK).resolve())
     (draft / RAM).touch(mode=0o600)
     os.truncate(draft / RAM, command.shape.memory)
     keys = draft / "keys.json"
