@@ -6,9 +6,11 @@ machine is put there. A process that dies in between leaves a sandbox that is as
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,7 @@ class Travel(History):
         """
         target = self._store.get_snapshot(snapshot_id)
         async with self._settled(sandbox_id) as sandbox:
-            await self._check_usable(sandbox, target, memory=memory, cells=cells)
+            self._check_usable(sandbox, target, memory=memory, cells=cells)
             if cells and sandbox.state is State.HIBERNATED and self._edited(sandbox):
                 sandbox = await self._wake(sandbox)  # for what is left to hold the cells as they are now
             rolled = await self._travel(sandbox, target, memory=memory)
@@ -86,7 +88,7 @@ class Travel(History):
                 target = await self._snapshot(fork, Cause.FORK)
             faults.point("promote.begun")
             async with self._settled(origin_id) as origin:
-                await self._check_usable(origin, target, memory=target.memory, take=True)
+                self._check_usable(origin, target, memory=target.memory)
                 promoted = await self._travel(origin, target, memory=target.memory, take=True)
                 faults.point("promote.travelled")
                 self._store.move_history(fork_id, origin_id)
@@ -164,9 +166,7 @@ class Travel(History):
             return await self._asleep(sandbox)
         return await super()._mend(sandbox)
 
-    async def _check_usable(
-        self, sandbox: Sandbox, target: Snapshot, *, memory: bool, cells: bool = False, take: bool = False
-    ) -> None:
+    def _check_usable(self, sandbox: Sandbox, target: Snapshot, *, memory: bool, cells: bool = False) -> None:
         if target.sandbox != sandbox.id and self.get(target.sandbox).image != sandbox.image:
             raise InvalidRequest(f"Snapshot {target.name!r} is of another image than sandbox {sandbox.id}.")
         if memory and not target.memory:
@@ -177,27 +177,61 @@ class Travel(History):
             raise InvalidRequest(f"Snapshot {target.name!r} holds no cells, or no notebook is known.")
         if cells and not self._cells_whole(target.id):
             raise Permanent(f"{self.cells_of(target.id)} is damaged: go back without the cells.")
-        driver = self.driver(sandbox.driver)
-        await driver.check_snapshot(sandbox.id, target.id, memory=memory, take=take)
 
     async def _leave(self, sandbox: Sandbox) -> None:
         """Snapshot what is about to be left; a hibernated sandbox is one already."""
         if sandbox.state is not State.HIBERNATED:
             await self._keep(sandbox, Cause.ROLLBACK)
 
+    async def _leave_for(self, sandbox: Sandbox, target: Snapshot, *, memory: bool, take: bool) -> None:
+        """Snapshot what is about to be left, once it is sure that `target` can be gone to.
+
+        For a machine that runs both is done at once, and where there is memory for two of it, so is what
+        a restore begins with.
+        """
+        driver = self.driver(sandbox.driver)
+        check = partial(driver.check_snapshot, sandbox.id, target.id, memory=memory, take=take)
+        if sandbox.state is not State.RUNNING:
+            await check()
+            await self._leave(sandbox)
+            return
+        checking = asyncio.create_task(check(ahead=self._fits_twice(sandbox)))
+        try:
+            await self._leave(sandbox)
+        finally:
+            await asyncio.wait([checking])  # not cancelled: a thread of it would go on
+            failed = checking.exception()
+        if failed is not None:
+            await self._remove_snapshots([self._store.get_snapshot(self.get(sandbox.id).snapshot)])
+            raise failed
+
+    def _fits_twice(self, sandbox: Sandbox) -> bool:
+        try:
+            self._require_memory(replace(sandbox, id=""), build.get(sandbox.image, self.settings))
+        except SandboxError:
+            return False
+        return True
+
     async def _travel(
         self, sandbox: Sandbox, target: Snapshot, *, memory: bool, take: bool = False
     ) -> Sandbox:
         """Put a sandbox to `target`; where that fails, back to what it left."""
-        await self._leave(sandbox)
-        faults.point("rollback.left")
-        left = self.get(sandbox.id).snapshot
-        async with self._capacity():
-            if memory and sandbox.state is not State.RUNNING:
-                await self._make_room(sandbox, build.get(sandbox.image, self.settings), keep_standbys=False)
-            self._store.change(
-                sandbox.id, state=State.RESTORING, snapshot=target.id, endpoint=None, keys=None
-            )
+        try:
+            await self._leave_for(sandbox, target, memory=memory, take=take)
+            faults.point("rollback.left")
+            left = self.get(sandbox.id).snapshot
+            async with self._capacity():
+                if memory and sandbox.state is not State.RUNNING:
+                    await self._make_room(
+                        sandbox, build.get(sandbox.image, self.settings), keep_standbys=False
+                    )
+                self._store.change(
+                    sandbox.id, state=State.RESTORING, snapshot=target.id, endpoint=None, keys=None
+                )
+        except BaseException:
+            with contextlib.suppress(SandboxError):
+                await self.driver(sandbox.driver).resume(sandbox.id)
+            raise
         faults.point("rollback.recorded")
         try:
             return await self._put(sandbox, target, memory=memory, take=take)
@@ -224,8 +258,6 @@ class Travel(History):
         """Bring the machine of a sandbox that is recorded as being restored to `target`."""
         driver = self.driver(sandbox.driver)
         try:
-            await driver.stop(sandbox.id, grace=0)
-            faults.point("restore.begun")
             endpoint = await driver.restore(sandbox.id, target.id, memory=memory, take=take)
             if endpoint is None or target.keys is None:
                 return self._store.change(sandbox.id, state=State.STOPPED, endpoint=None, keys=None)

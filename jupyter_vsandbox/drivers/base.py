@@ -4,7 +4,7 @@ A machine is named by its sandbox's id; a driver finds all it needs to know of i
 any process of the same user. Order of calls: `connect`, `template` (once per image and shape), then per
 machine `start`, `fork` or `restore`, any of `wait_exit`, `usage`, `snapshot`, `restore`, `boot`, `stop`,
 and at last `delete`. The caller holds a lock per machine: two verbs on one machine never run at
-once. Verbs on different machines do.
+once, but for `check_snapshot`. Verbs on different machines do.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Driver(Protocol):
     async def restore(
         self, machine_id: str, snapshot_id: str, *, memory: bool = True, take: bool = False
     ) -> Endpoint | None:
-        """Put a machine, new or not running, to a snapshot of its own or of another machine.
+        """Put a machine, new or not, to a snapshot of its own or of another machine. If it runs, that ends.
 
         With memory it runs when this returns, and its agent is reached with the keys it had when the
         snapshot was taken. Without, only the disk is put back, nothing runs, and `None` is returned. `take`:
@@ -213,9 +213,14 @@ class Driver(Protocol):
         """
 
     async def check_snapshot(
-        self, machine_id: str, snapshot_id: str, *, memory: bool, take: bool = False
+        self, machine_id: str, snapshot_id: str, *, memory: bool, take: bool = False, ahead: bool = False
     ) -> None:
-        """Raise what `restore` would: called before a machine is ended to be put there."""
+        """Raise what `restore` would: called before a machine is ended to be put there.
+
+        `ahead`: a `restore` comes next, and there is memory for two such machines, so what can be done for it
+        while this one runs may be done now. `resume` and `stop` undo that. Called at the same time as
+        `snapshot`.
+        """
 
     async def measure(self, snapshot_id: str, image: Image, *, memory: bool) -> Extent:
         """Tell beforehand what `export_snapshot` will write, without reading it all; raises the same."""
@@ -269,11 +274,12 @@ class Driver(Protocol):
         """Let a machine run on that stands still.
 
         A `snapshot` left it so, on purpose or because it was cut off, or it could not write its disk
-        (`stalled`); where that is so still, it stands still again at once. Harmless on any other.
+        (`stalled`); where that is so still, it stands still again at once. What `check_snapshot` did ahead is
+        undone. Harmless on any other.
         """
 
     def paused(self, machine_id: str) -> bool:
-        """Whether a `snapshot` has paused the machine; where nobody is at work on it, `resume` is due."""
+        """Whether a `snapshot` has paused it, or something was done ahead; `resume` is due, if no verb is."""
 
     async def stalled(self, machine_id: str) -> str:
         """Why a running machine stands still by itself, "" if it does not: the host's disk is full."""

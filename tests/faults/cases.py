@@ -24,9 +24,10 @@ SNAPSHOT = (
 
 KILLED: Mapping[str, str] = {
     "snapshot": SNAPSHOT,
-    "rollback": "snapshot.switched snapshot.saved rollback.left rollback.recorded restore.begun "
-    "restore.layered launch.listening launch.spawned launch.answered restore.filled launch.loaded "
-    "restore.launched restore.linked restore.based restore.tidied restore.resumed rollback.travelled",
+    "rollback": "snapshot.switched snapshot.saved restore.layered launch.listening launch.spawned "
+    "launch.answered restore.filled restore.waiting rollback.left rollback.recorded restore.begun "
+    "launch.loaded restore.launched restore.linked restore.based restore.tidied restore.resumed "
+    "rollback.travelled",
     "rollback-disk": "rollback.left rollback.recorded restore.begun restore.layered restore.linked "
     "restore.tidied",
     "fork": "snapshot.paused snapshot.recorded fork.begun fork.recorded restore.layered launch.spawned "
@@ -62,6 +63,9 @@ QEMU_KILLED: Mapping[str, str] = {
 }
 """At these points the machine that the verb is about."""
 
+NEXT_KILLED: Mapping[str, str] = {"rollback": "restore.waiting rollback.left rollback.recorded"}
+"""At these points the machine that waits to take its place."""
+
 SERVER_KILLED: Mapping[str, str] = {
     "snapshot": "snapshot.captured",
     "rollback": "rollback.left restore.launched",
@@ -86,7 +90,12 @@ class Case:
 
 ALL = [
     Case(victim, verb, point)
-    for victim, points in (("command", KILLED), ("qemu", QEMU_KILLED), ("server", SERVER_KILLED))
+    for victim, points in (
+        ("command", KILLED),
+        ("qemu", QEMU_KILLED),
+        ("next", NEXT_KILLED),
+        ("server", SERVER_KILLED),
+    )
     for verb, names in points.items()
     for point in names.split()
 ]

@@ -174,6 +174,7 @@ async def assert_tidy(home: Home, service: SandboxService, *, layers: bool = Tru
     asleep = {sandbox.id for sandbox in service.list() if sandbox.state is State.HIBERNATED}
     found = {path.name for path in settings.sandboxes.glob("*")}
     assert found | asleep == {sandbox.id for sandbox in service.list()}
+    assert list(settings.sandboxes.glob("*/next-*")) == []
     assert {path.name.partition(".")[0] for path in (settings.home / "cells").glob("*")} <= set(snapshots)
     running = [sandbox for sandbox in service.list() if sandbox.state is State.RUNNING]
     assert len(home.processes()) == len(running)

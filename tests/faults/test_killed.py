@@ -116,7 +116,10 @@ def strike(case: Case, command: Sequence[str], subject: Subject) -> None:
             server.kill()
             server.wait()
         else:
-            own = int((subject.home.settings.sandboxes / subject.id / "pid").read_text())
+            folder = subject.home.settings.sandboxes / subject.id
+            if case.victim == "next":
+                (folder,) = folder.glob("next-*")
+            own = int((folder / "pid").read_text())
             others = set(subject.home.processes()) - {own}
             for pid in others if case.verb in {"create", "fork"} else {own}:
                 os.kill(pid, signal.SIGKILL)

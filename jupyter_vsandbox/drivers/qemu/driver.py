@@ -208,7 +208,7 @@ class QemuDriver(Machines):
                 faults.point("snapshot.kept")
             faults.point("snapshot.named")
         except BaseException:
-            await self.resume(machine_id)
+            await self._go_on(machine_id)
             if (folder / DISK).resolve() != above:
                 above.unlink(missing_ok=True)
             raise
@@ -259,49 +259,75 @@ class QemuDriver(Machines):
             await self._check_loadable(point)
         folder = private_folder(self._settings.sandboxes) / machine_id
         fresh = not folder.exists()
-        above: Path | None = None
-        verified = asyncio.create_task(asyncio.to_thread(self._points.verify, point, memory=memory))
-        verified.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             with exhausted_if_full(folder.parent):
                 folder.mkdir(mode=0o700, exist_ok=True)
-                above = self._points.new_layer(self._points.layers / point.disk)
-                faults.point("restore.layered")
                 before = (folder / DISK).resolve()
-                (folder / KEYS).unlink(missing_ok=True)
-                write_private(folder / KEYS, "{}")
-                if not memory:
-                    await verified
-                    self._set_disk(folder, above)
-                    faults.point("restore.linked")
-                    (folder / ORIGIN).unlink(missing_ok=True)
-                    endpoint = None
-                else:
-                    endpoint = await self._resume_at(machine_id, point, above, verified)
-                if before.parent == self._points.layers and before != above:
+                endpoint = await (self._resume_at if memory else self._rest_at)(machine_id, point)
+                if before.parent == self._points.layers and before != (folder / DISK).resolve():
                     before.unlink(missing_ok=True)
                 faults.point("restore.tidied")
         except BaseException:
-            if above is not None and (folder / DISK).resolve() != above:
-                above.unlink(missing_ok=True)
+            await self._end_next(machine_id)
             if fresh:
                 await self.delete(machine_id)
             raise
         return endpoint
 
-    async def _resume_at(
-        self, machine_id: str, point: Point, above: Path, verified: asyncio.Task[None]
-    ) -> Endpoint:
-        """Let a machine go on with the memory of a snapshot, and its disk a new layer above that one's."""
+    async def _rest_at(self, machine_id: str, point: Point) -> None:
+        """Put the disk of a machine, which does not run then, to a snapshot."""
+        await asyncio.to_thread(self._points.verify, point, memory=False)
+        folder = self._folder(machine_id)
+        await self.stop(machine_id, grace=0)
+        faults.point("restore.begun")
+        layer = self._points.new_layer(self._points.layers / point.disk)
+        faults.point("restore.layered")
+        self._set_disk(folder, layer)
+        faults.point("restore.linked")
+        (folder / ORIGIN).unlink(missing_ok=True)
+
+    async def _resume_at(self, machine_id: str, point: Point) -> Endpoint:
+        """Let a machine go on at a snapshot, in the process that was launched for that, if there is one."""
+        folder = self._folder(machine_id)
+        qemu = self._qemu(machine_id)
+        coming = next((each for each in self._nexts(machine_id) if self._is_at(each, point)), None)
+        if coming is None:
+            await self.stop(machine_id, grace=0)
+            coming = await self._launch_next(machine_id, point)
+        elif qemu.process is not None:
+            qemu.process.kill()  # what it has, nobody waits for: that takes a while
+        faults.point("restore.begun")
+        port = await self._next_qemu(coming).load(self._points.path(point.id) / STATE)
+        qemu.become(self._next_qemu(coming))
+        (folder / PAUSED).unlink(missing_ok=True)
+        (folder / KEYS).unlink(missing_ok=True)
+        faults.point("restore.launched")
+        (coming / DISK).replace(folder / DISK)
+        faults.point("restore.linked")
+        (coming / ORIGIN).replace(folder / ORIGIN)
+        shutil.rmtree(coming)
+        faults.point("restore.based")
+        await self._flatten(qemu, (folder / DISK).resolve())
+        return Endpoint("127.0.0.1", port)
+
+    def _is_at(self, folder: Path, point: Point) -> bool:
+        return self._origin(folder) == Origin(point.template, point.id) and self._next_qemu(folder).alive()
+
+    async def _launch_next(self, machine_id: str, point: Point) -> Path:
+        """Launch what is to take a machine's place, with the memory of a snapshot, and its disk a new layer.
+
+        It waits for the device state, and can be found in the folder that is returned.
+        """
+        verified = asyncio.create_task(asyncio.to_thread(self._points.verify, point, memory=True))
+        verified.add_done_callback(lambda task: task.cancelled() or task.exception())
         source = self._template(point.template)
         if source is None:
             raise NotFound(f"The template of snapshot {point.id} is gone.")
-        folder, origin = self._folder(machine_id), self._settings.templates / source.id
+        origin = self._settings.templates / source.id
         layers = [self._points.path(each.id) for each in self._points.chain(point.id)]
-        command = replace(self._clone(source, folder), disk=above)
-        await self._qemu(machine_id).end()
-        (folder / PAUSED).unlink(missing_ok=True)
-        private_folder(self._settings.sockets / machine_id)
+        await self._end_next(machine_id)
+        folder = self._new_next(machine_id)
+        qemu = self._next_qemu(folder)
 
         async def fill(pid: int) -> None:
             filling = asyncio.to_thread(put_back, pid, origin / template.RAM, layers)
@@ -313,31 +339,39 @@ class QemuDriver(Machines):
                 raise error
             faults.point("restore.filled")
 
-        state = self._points.path(point.id) / STATE
         try:
-            port = await self._qemu(machine_id).launch(command.argv(), state, fill)
-        except Unsupported:
-            await verified
-            own = folder / WHOLE
-            await asyncio.to_thread(copy_with, origin / template.RAM, layers, own)
-            port = await self._qemu(machine_id).launch(replace(command, ram=own).argv(), state)
-            own.unlink()  # its memory for as long as it runs
-        faults.point("restore.launched")
-        self._set_disk(folder, above)
-        faults.point("restore.linked")
-        self._set_origin(folder, Origin(source.id, point.id))
-        faults.point("restore.based")
-        await self._flatten(self._qemu(machine_id), above)
-        return Endpoint("127.0.0.1", port)
+            with exhausted_if_full(folder):
+                write_private(folder / KEYS, "{}")
+                layer = self._points.new_layer(self._points.layers / point.disk)
+                faults.point("restore.layered")
+                self._set_disk(folder, layer)
+                command = self._clone(source, folder)
+                try:
+                    await qemu.launch(command.argv(), prepare=fill)
+                except Unsupported:
+                    await verified
+                    own = folder / WHOLE
+                    await asyncio.to_thread(copy_with, origin / template.RAM, layers, own)
+                    await qemu.launch(replace(command, ram=own).argv())
+                    own.unlink()  # its memory for as long as it runs
+                self._set_origin(folder, Origin(source.id, point.id))
+                faults.point("restore.waiting")
+        except BaseException:
+            await self._end_next(machine_id)
+            raise
+        return folder
 
     async def check_snapshot(
-        self, machine_id: str, snapshot_id: str, *, memory: bool, take: bool = False
+        self, machine_id: str, snapshot_id: str, *, memory: bool, take: bool = False, ahead: bool = False
     ) -> None:
         """See `Driver`."""
         point = self._points.get(snapshot_id)
         if memory:
             await self._check_loadable(point)
-        await asyncio.to_thread(self._points.verify, point, memory=memory)
+        if memory and ahead:
+            await self._launch_next(machine_id, point)
+        else:
+            await asyncio.to_thread(self._points.verify, point, memory=memory)
 
     async def measure(self, snapshot_id: str, image: Image, *, memory: bool) -> Extent:
         """See `Driver`."""
@@ -384,9 +418,13 @@ class QemuDriver(Machines):
 
     async def resume(self, machine_id: str) -> None:
         """See `Driver`."""
+        await self._end_next(machine_id)
+        await self._go_on(machine_id)
+
+    async def _go_on(self, machine_id: str) -> None:
         folder = self._folder(machine_id)
         qemu = self._qemu(machine_id)
-        if not self.paused(machine_id):
+        if not (folder / PAUSED).exists():
             if await self.stalled(machine_id):
                 async with qemu.monitor() as execute:
                     await execute("cont")
@@ -434,7 +472,9 @@ class QemuDriver(Machines):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _collect(self, loose: Collection[Path] = ()) -> None:
-        folders = [self._folder(machine_id) for machine_id in self.machines()]
+        machines = self.machines()
+        folders = [self._folder(each) for each in machines]
+        folders += [folder for each in machines for folder in self._nexts(each)]
         # In this order: what a machine comes to build on meanwhile builds on what it builds on now.
         origins = [origin for folder in folders if (origin := self._origin(folder)) is not None]
         disks = ((folder / DISK).resolve() for folder in folders)
@@ -449,8 +489,8 @@ class QemuDriver(Machines):
                 async with asyncio.timeout(grace):
                     await process.wait()
         await qemu.end()
+        await self._end_next(machine_id)
         shutil.rmtree(self._settings.sockets / machine_id, ignore_errors=True)
-        (self._folder(machine_id) / WHOLE).unlink(missing_ok=True)
 
     async def delete(self, machine_id: str) -> None:
         """See `Driver`."""

@@ -36,6 +36,8 @@ YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _PR_SET_PTRACER = 0x59616D61
 _PF_EXITING = 0x4  # include/linux/sched.h
 _MIGRATION_POLL = 0.002  # QEMU sends no event unless asked to, and this takes some 20 ms
+LOG = "qemu.log"
+CONSOLE = "console.log"
 _FLATTEN = "flatten"
 _FLATTEN_SPEED = 128 * 1024 * 1024  # bytes per second: the guest wants its disk, too
 
@@ -46,7 +48,7 @@ class Process:
 
     Attributes:
         pid: process id.
-        mark: an argument that no other process was started with.
+        mark: what an argument begins with that no other process was started with.
     """
 
     pid: int
@@ -57,7 +59,8 @@ class Process:
         try:
             with open(f"/proc/{self.pid}/cmdline", "rb") as file:
                 arguments = file.read()
-            return os.fsencode(self.mark) in arguments.split(b"\0") if arguments else self._ending()
+            mark = b"\0" + os.fsencode(self.mark)
+            return mark in b"\0" + arguments if arguments else self._ending()
         except (FileNotFoundError, ProcessLookupError):
             return False
 
@@ -117,7 +120,7 @@ class Qemu:
     def process(self) -> Process | None:
         """The process as last started, which may have ended since."""
         try:
-            return Process(int(self._pid_file.read_text()), str(self._pid_file))
+            return Process(int(self._pid_file.read_text()), f"{self.folder}/")
         except (FileNotFoundError, ValueError):
             return None
 
@@ -133,7 +136,7 @@ class Qemu:
     def last_words(self) -> str:
         """What QEMU itself printed, and the end of the guest's console."""
         parts = []
-        for name in ("qemu.log", "console.log"):
+        for name in (LOG, CONSOLE):
             with contextlib.suppress(FileNotFoundError):
                 parts.append((self.folder / name).read_text(errors="replace")[-2000:].strip())
         return "\n".join(part for part in parts if part)
@@ -178,24 +181,45 @@ class Qemu:
             ]
             await asyncio.to_thread(self._spawn, command, fd)
         faults.point("launch.spawned")
+        async with self._starting() as execute:
+            port = await execute.forwarded_port()
+            faults.point("launch.answered")
+            if prepare is not None and self.process is not None:
+                await prepare(self.process.pid)
+            if state is not None:
+                await execute.load_state(state)
+        faults.point("launch.loaded")
+        return port
+
+    async def load(self, state: Path) -> int:
+        """Resume from a device state, where `launch` had none; returns and raises as that does."""
+        async with self._starting() as execute:
+            port = await execute.forwarded_port()
+            await execute.load_state(state)
+        faults.point("launch.loaded")
+        return port
+
+    @contextlib.asynccontextmanager
+    async def _starting(self) -> AsyncIterator[Monitor]:
+        """A QMP session of a process that ends where the block fails."""
         try:
             async with self.monitor() as execute:
-                port = await execute.forwarded_port()
-                faults.point("launch.answered")
-                if prepare is not None and self.process is not None:
-                    await prepare(self.process.pid)
-                if state is not None:
-                    await execute.load_state(state)
-            faults.point("launch.loaded")
+                yield execute
         except BaseException as error:
             await self.end()
             if isinstance(error, Transient):
                 raise Permanent(f"QEMU did not start: {self.last_words() or error}") from error
             raise
-        return port
+
+    def become(self, other: Qemu) -> None:
+        """Take over the process of another one, which has none then; its own has ended."""
+        files = ((other.folder / name, self.folder / name) for name in (LOG, CONSOLE, self._pid_file.name))
+        for old, new in ((other.socket_path, self.socket_path), *files):
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                old.replace(new)
 
     def _spawn(self, command: Sequence[str], fd: int) -> None:
-        with open(self.folder / "qemu.log", "wb") as log:
+        with open(self.folder / LOG, "wb") as log:
             subprocess.run(
                 command, check=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(fd,), cwd="/"
             )

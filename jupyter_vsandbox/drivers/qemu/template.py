@@ -20,7 +20,7 @@ from jupyter_vsandbox.domain.errors import Exhausted
 from jupyter_vsandbox.domain.model import Endpoint, LinkKeys, Shape
 from jupyter_vsandbox.drivers.base import Template
 from jupyter_vsandbox.drivers.qemu.disk import RESERVE, create_overlay
-from jupyter_vsandbox.drivers.qemu.process import Qemu
+from jupyter_vsandbox.drivers.qemu.process import CONSOLE, Qemu
 from jupyter_vsandbox.files import locked, new_folder, try_locked, write_private
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ async def _make(
     keys = draft / "keys.json"
     write_private(keys, json.dumps(asdict(template.keys)))
     command = replace(
-        command, disk=draft / DISK, ram=draft / RAM, share=True, keys=keys, console=draft / "console.log"
+        command, disk=draft / DISK, ram=draft / RAM, share=True, keys=keys, console=draft / CONSOLE
     )
     qemu = Qemu(draft, socket_path)
     try:

@@ -216,7 +216,7 @@ class VSphereDriver(Templates):
         self, machine_id: str, snapshot_id: str, *, memory: bool = True, take: bool = False
     ) -> Endpoint | None:
         """See `Driver`."""
-        await self.connect()
+        await self.stop(machine_id, grace=0)
         vm, point = await self._find(snapshot_id)
         mine = self._machines(machine_id)
         if memory:
@@ -252,9 +252,9 @@ class VSphereDriver(Templates):
         return None
 
     async def check_snapshot(
-        self, machine_id: str, snapshot_id: str, *, memory: bool, take: bool = False
+        self, machine_id: str, snapshot_id: str, *, memory: bool, take: bool = False, ahead: bool = False
     ) -> None:
-        """See `Driver`."""
+        """See `Driver`; nothing is done ahead."""
         await self.connect()
         vm, point = await self._find(snapshot_id)
         if memory:
