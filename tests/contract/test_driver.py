@@ -14,6 +14,7 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -303,6 +304,37 @@ async def test_a_snapshot_is_restored_any_number_of_times(
     driver: Driver, stand: Stand, template: Template
 ) -> None:
     await snapshot_twice(driver, template)
+    assert stand.leftovers() == []
+
+
+async def test_what_is_done_ahead_of_a_restore_disturbs_nothing(
+    driver: Driver, stand: Stand, template: Template
+) -> None:
+    then, now = "a" * 12, "b" * 12
+    async with machine(driver, template) as (machine_id, endpoint):
+        ahead = partial(driver.check_snapshot, machine_id, then, memory=True, ahead=True)
+        try:
+            assert await run(endpoint, template.keys, "value = 'then'") == "ok"
+            await driver.snapshot(machine_id, then, memory=True)
+            assert await run(endpoint, template.keys, "value = 'now'") == "ok"
+            await asyncio.gather(ahead(), driver.snapshot(machine_id, now, memory=True))
+            assert await run(endpoint, template.keys, "assert value == 'now'") == "ok"
+            await driver.resume(machine_id)
+            assert not driver.paused(machine_id)
+            assert await run(endpoint, template.keys, "assert value == 'now'") == "ok"
+            await ahead()
+            back = await driver.restore(machine_id, then)  # though it runs
+            assert back is not None
+            assert not driver.paused(machine_id)
+            assert await run(back, template.keys, "assert value == 'then'") == "ok"
+            await ahead()
+            back = await driver.restore(machine_id, now)  # which is another one
+            assert back is not None
+            assert await run(back, template.keys, "assert value == 'now'") == "ok"
+            await ahead()
+        finally:
+            await driver.delete(machine_id)
+            await driver.forget([then, now])
     assert stand.leftovers() == []
 
 

@@ -7,6 +7,7 @@ import contextlib
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -140,6 +141,17 @@ def test_pages_are_written_as_short_as_they_get_and_read_alike(content: bytes, t
     found = memory.load(tmp_path)
     assert list(found.numbers) == [2, 7]
     assert found.page(0) + found.page(1) == content
+
+
+def test_pages_that_somebody_has_are_not_read_again(tmp_path: Path) -> None:
+    Pages(array.array("Q", [1]), bytearray(PAGE)).write(tmp_path)
+    with ThreadPoolExecutor() as threads:
+        one, other = threads.map(memory.load, [tmp_path] * 2)
+    assert one is other
+    del one, other
+    (tmp_path / memory.PAGES).unlink()
+    with pytest.raises(FileNotFoundError):
+        memory.load(tmp_path)
 
 
 def test_pages_that_are_cut_off_are_not_read(tmp_path: Path) -> None:

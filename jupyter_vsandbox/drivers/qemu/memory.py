@@ -21,8 +21,10 @@ import mmap
 import os
 import re
 import subprocess
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakValueDictionary
 
 from jupyter_vsandbox.compression import zstd
 
@@ -90,8 +92,27 @@ class Pages:
                 path.write_bytes(view[:size])
 
 
+_lock = threading.Lock()
+_locks: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()
+_loaded: WeakValueDictionary[Path, Pages] = WeakValueDictionary()
+
+
 def load(folder: Path) -> Pages:
-    """The pages that `Pages.write` wrote."""
+    """The pages that `Pages.write` wrote, not to be changed.
+
+    Whoever wants some that another thread has, or is about to have, is given the same: a rollback puts back
+    what its snapshot is compared with.
+    """
+    with _lock:
+        lock = _locks.setdefault(folder, threading.Lock())
+    with lock:
+        pages = _loaded.get(folder)
+        if pages is None:
+            pages = _loaded[folder] = _load(folder)
+        return pages
+
+
+def _load(folder: Path) -> Pages:
     numbers = array.array("Q", (folder / INDEX).read_bytes())
     path, size = folder / PAGES, len(numbers) * PAGE
     if not numbers:
