@@ -4,7 +4,7 @@ A machine is named by its sandbox's id; a driver finds all it needs to know of i
 any process of the same user. Order of calls: `connect`, `template` (once per image and shape), then per
 machine `start`, `fork` or `restore`, any of `wait_exit`, `usage`, `snapshot`, `restore`, `boot`, `stop`,
 and at last `delete`. The caller holds a lock per machine: two verbs on one machine never run at
-once, but for `check_snapshot`. Verbs on different machines do.
+once, but for `snapshot` and a `check_snapshot` that does something ahead. Verbs on different machines do.
 """
 
 from __future__ import annotations
@@ -217,9 +217,14 @@ class Driver(Protocol):
     ) -> None:
         """Raise what `restore` would: called before a machine is ended to be put there.
 
-        `ahead`: a `restore` comes next, and there is memory for two such machines, so what can be done for it
-        while this one runs may be done now. `resume` and `stop` undo that. Called at the same time as
-        `snapshot`.
+        Args:
+            machine_id: which.
+            snapshot_id: where to.
+            memory: as for `restore`.
+            take: as for `restore`.
+            ahead: a `restore` comes next, and there is memory for two such machines: what can be done for
+                it while this one runs may be done now, at the same time as a `snapshot`. `resume` and `stop`
+                undo that. Cancelled or failed, it leaves nothing behind.
         """
 
     async def measure(self, snapshot_id: str, image: Image, *, memory: bool) -> Extent:
@@ -279,7 +284,10 @@ class Driver(Protocol):
         """
 
     def paused(self, machine_id: str) -> bool:
-        """Whether a `snapshot` has paused it, or something was done ahead; `resume` is due, if no verb is."""
+        """Whether a `snapshot` has paused the machine, or a `check_snapshot` has done something ahead.
+
+        Where nobody is at work on it, `resume` is due.
+        """
 
     async def stalled(self, machine_id: str) -> str:
         """Why a running machine stands still by itself, "" if it does not: the host's disk is full."""

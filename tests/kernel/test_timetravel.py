@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jupyter_vsandbox import cli
+from jupyter_vsandbox.core import capacity
 from jupyter_vsandbox.core.service import SandboxService
 from jupyter_vsandbox.domain.errors import Conflict, Permanent
 from jupyter_vsandbox.domain.model import MIB, Cause, State
+from jupyter_vsandbox.drivers.qemu.driver import QemuDriver
 from jupyter_vsandbox.drivers.qemu.points import MAX_DEPTH, Points
 from jupyter_vsandbox.drivers.qemu.process import Qemu
 from tests.kernel.conftest import START_SECONDS, Kernel, StartKernel, _shut_down, _start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from jupyter_vsandbox.drivers.qemu.points import Point
     from tests.conftest import Home, Until
 
 pytestmark = pytest.mark.machine
@@ -83,6 +87,30 @@ def test_memory_and_disk_go_back_together_and_forth_again(kernel: Kernel, servic
     assert [s.id for s in asyncio.run(service.prune(sandbox_id))] == [s.id for s in history[2:]]
     asyncio.run(service.rollback(sandbox_id, second.id))
     assert kernel.value(GET) == [2, "2"]
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_a_rollback_runs_two_machines_at_once_only_where_there_is_memory_for_two(
+    room: int, kernel: Kernel, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = room * capacity.cost(kernel.sandbox.shape, home.settings)
+    with SandboxService(replace(home.settings, memory_budget=budget, memory_overcommit=1.0)) as service:
+        driver, running = service.driver("qemu"), []
+        assert isinstance(driver, QemuDriver)
+        launch = driver._launch_next
+
+        async def counted(machine_id: str, point: Point) -> Path:
+            folder = await launch(machine_id, point)
+            running.append(len(home.processes()))
+            return folder
+
+        monkeypatch.setattr(driver, "_launch_next", counted)
+        first = asyncio.run(service.snapshot(kernel.sandbox.id))
+        kernel.run(SET)
+        alone = len(home.processes())
+        asyncio.run(service.rollback(kernel.sandbox.id, first.id))
+    assert running == [alone - 1 + room]
+    assert kernel.value(GET) == [1, "1"]
 
 
 def test_a_rollback_in_the_middle_of_a_cell_aborts_it(
