@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,12 +189,17 @@ class Travel(History):
         a restore begins with.
         """
         driver = self.driver(sandbox.driver)
-        check = partial(driver.check_snapshot, sandbox.id, target.id, memory=memory, take=take)
-        if sandbox.state is not State.RUNNING:
+        runs = sandbox.state is State.RUNNING
+
+        async def check() -> None:
+            ahead = runs and self._fits_twice(sandbox)
+            await driver.check_snapshot(sandbox.id, target.id, memory=memory, take=take, ahead=ahead)
+
+        if not runs:
             await check()
             await self._leave(sandbox)
             return
-        checking = asyncio.create_task(check(ahead=self._fits_twice(sandbox)))
+        checking = asyncio.create_task(check())
         try:
             await self._leave(sandbox)
         finally:

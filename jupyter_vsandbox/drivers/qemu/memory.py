@@ -139,7 +139,10 @@ def prepare(pid: int, ram: Path) -> mmap.mmap:
         OSError: the process has a copy of its own, or may not be looked at.
     """
     count = sum(length for _, length in _own(pid, *_mapping(pid, ram)))
-    return mmap.mmap(-1, (count + count // 8 + 4096) * PAGE, mmap.MAP_PRIVATE | mmap.MAP_POPULATE)
+    room = mmap.mmap(-1, (count + count // 8 + 4096) * PAGE, mmap.MAP_PRIVATE)
+    with open("/dev/zero", "rb", buffering=0) as zeros:
+        zeros.readinto(room)  # with MAP_POPULATE, no other thread would run meanwhile
+    return room
 
 
 def capture(pid: int, ram: Path, room: mmap.mmap) -> Pages:
