@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -185,21 +186,20 @@ class Travel(History):
     async def _leave_for(self, sandbox: Sandbox, target: Snapshot, *, memory: bool, take: bool) -> None:
         """Snapshot what is about to be left, once it is sure that `target` can be gone to.
 
-        For a machine that runs both is done at once, and where there is memory for two of it, so is what
-        a restore begins with.
+        For a machine that runs here both is done at once, and where there is memory for two of it, so is
+        what a restore begins with.
         """
         driver = self.driver(sandbox.driver)
-        runs = sandbox.state is State.RUNNING
-
-        async def check() -> None:
-            ahead = runs and self._fits_twice(sandbox)
-            await driver.check_snapshot(sandbox.id, target.id, memory=memory, take=take, ahead=ahead)
-
-        if not runs:
+        check = partial(driver.check_snapshot, sandbox.id, target.id, memory=memory, take=take)
+        if not (memory and sandbox.state is State.RUNNING and self.on_this_host(sandbox)):
             await check()
             await self._leave(sandbox)
             return
-        checking = asyncio.create_task(check())
+
+        async def begin() -> None:
+            await check(ahead=self._fits_twice(sandbox))
+
+        checking = asyncio.create_task(begin())
         try:
             await self._leave(sandbox)
         finally:
