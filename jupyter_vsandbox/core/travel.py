@@ -200,6 +200,9 @@ class Travel(History):
             await check(ahead=self._fits_twice(sandbox))
 
         checking = asyncio.create_task(begin())
+        await asyncio.sleep(0)
+        if checking.done():  # what is refused at once is so before anything is kept
+            checking.result()
         try:
             await self._leave(sandbox)
         finally:
