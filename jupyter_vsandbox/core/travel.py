@@ -213,6 +213,7 @@ class Travel(History):
             raise failed
 
     def _fits_twice(self, sandbox: Sandbox) -> bool:
+        """Whether there is memory for one more machine of the size of one that runs."""
         try:
             self._require_memory(replace(sandbox, id=""), build.get(sandbox.image, self.settings))
         except SandboxError:

@@ -188,7 +188,7 @@ class Qemu:
                 await prepare(self.process.pid)
             if state is not None:
                 await execute.load_state(state)
-        faults.point("launch.loaded")
+                faults.point("launch.loaded")
         return port
 
     async def load(self, state: Path) -> int:
@@ -196,7 +196,7 @@ class Qemu:
         async with self._starting() as execute:
             port = await execute.forwarded_port()
             await execute.load_state(state)
-        faults.point("launch.loaded")
+            faults.point("launch.loaded")
         return port
 
     @contextlib.asynccontextmanager
