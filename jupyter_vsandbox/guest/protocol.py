@@ -7,8 +7,11 @@ frame names a channel:
   the kernel's own socket sends or takes them, unsigned.
 * ``agent``: the second frame is a JSON object. A request is ``{"id", "verb", "args"}``, its answer
   ``{"id", "result"}`` or ``{"id", "error"}``, an event ``{"event", ...}``.
-* ``files``: the second frame names a stream, the third is a packet of SFTP without its length, or empty at
-  the stream's end. In a stream each request of the guest has one answer of the host's, in their order.
+
+A message of one frame is about files: `STREAM` bytes that name a stream, then whole packets of SFTP, each
+after its length, or nothing at the stream's end. In a stream each request of the guest has one answer of the
+host's, in their order. (In version 3 the frames were ``files``, the stream's name, and one packet without its
+length or an empty one at the end; hosts speak that still.)
 
 Programs in the guest ask the host through the agent. They connect to the unix socket `DOOR`, send
 one line, the JSON object ``{"verb", "args"}``, and are sent one, ``{"result"}`` or ``{"error",
@@ -20,10 +23,14 @@ to that guest's own sandbox and its forks; it reads the verbs and checks them in
 """
 
 import json
-from typing import Any, Dict, List
+import struct
+from typing import Any, Dict, Iterator, List, Tuple, Union
 
-VERSION = 3
-"""Both ends must speak the same; a guest says its own in the answer to ``attach``."""
+VERSION = 4
+"""What a guest says that it speaks, in the answer to ``attach``."""
+
+SPOKEN = (3, VERSION)
+"""What hosts speak."""
 
 PORT = 5555
 """TCP port of the agent inside the guest."""
@@ -52,10 +59,15 @@ FILES_PORT = 5556
 MAX_PACKET = 256 * 1024 + 1024
 """Bytes of one of those."""
 
+STREAM = 8
+"""Bytes of the name of a stream of them."""
+
 AGENT = b"agent"
 FILES = b"files"
 CHANNELS = (b"shell", b"control", b"stdin", b"iopub")
 DELIMITER = b"<IDS|MSG>"
+
+_LENGTH = struct.Struct(">I")
 
 CONFIG_FILE = "/sys/firmware/qemu_fw_cfg/by_name/opt/org.jupyter.vsandbox/link/raw"
 """Where a guest under QEMU finds its first link keys (readable by root only)."""
@@ -79,3 +91,30 @@ def unpack(frame):  # type: (bytes) -> Dict[str, Any]
     if not isinstance(message, dict):
         raise ValueError("not a JSON object")
     return message
+
+
+def stream(frame):  # type: (bytes) -> Tuple[bytes, bytes]
+    """The name of a stream, and its packets, in the frame of a message about files."""
+    return frame[:STREAM], frame[STREAM:]
+
+
+def framed(packet):  # type: (bytes) -> bytes
+    """A packet of SFTP after its length."""
+    return _LENGTH.pack(len(packet)) + packet
+
+
+def packets(data):  # type: (Union[bytes, bytearray]) -> Iterator[Tuple[int, int]]
+    """Where the whole packets start and end, without their lengths, that `data` begins with.
+
+    Raises:
+        ValueError: something there is no packet.
+    """
+    at = 0
+    while len(data) - at >= _LENGTH.size:
+        size = _LENGTH.unpack_from(data, at)[0]
+        if not 0 < size <= MAX_PACKET:
+            raise ValueError("no packet has {} bytes".format(size))
+        start, at = at + _LENGTH.size, at + _LENGTH.size + size
+        if len(data) < at:
+            return
+        yield start, at

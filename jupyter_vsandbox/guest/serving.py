@@ -115,14 +115,14 @@ class Serving:
                 for peer in current.sockets.values():
                     poller.register(peer, zmq.POLLIN)
             link = self.link
-            while self.link is link and self.kernel is current and self._poll(poller, current):
-                pass
+            polled = self._polled()
+            while self.link is link and self.kernel is current and polled == self._polled():
+                self._poll(poller, current)
 
-    def _poll(self, poller, current):  # type: (zmq.Poller, Optional[kernel.Kernel]) -> bool
-        """Handle what is ready; False when the set of sockets to poll has changed."""
+    def _poll(self, poller, current):  # type: (zmq.Poller, Optional[kernel.Kernel]) -> None
+        """Handle what is ready."""
         first = [when for when in (self.power_off_at, self.workspace.deadline()) if when is not None]
         timeout = max(0, int((min(first) - time.monotonic()) * 1000) + 1) if first else None
-        before = self._polled()
         ready = dict(poller.poll(timeout))
         if self.power_off_at is not None and time.monotonic() >= self.power_off_at:
             self.power_off_at = None
@@ -142,7 +142,6 @@ class Serving:
                     self._from_kernel(current, channel, peer)
         if self.link in ready:
             self._from_host()
-        return before == self._polled()
 
     def _polled(self):  # type: () -> Tuple[object, ...]
         """What decides which sockets are polled."""
@@ -174,14 +173,14 @@ class Serving:
                 frames = link.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            if len(frames) < 3:
+            sender = frames[0].bytes
+            if len(frames) == 2:
+                if sender == self.peer:
+                    self.workspace.from_host(*protocol.stream(frames[1].bytes))
                 continue
-            sender, channel = frames[0].bytes, frames[1].bytes
+            channel = frames[1].bytes
             if channel == protocol.AGENT:
                 self._request(link, sender, frames[2].bytes)
-            elif channel == protocol.FILES:
-                if sender == self.peer and len(frames) > 3:
-                    self.workspace.from_host(frames[2].bytes, frames[3].bytes)
             elif sender == self.peer and self.kernel is not None and channel in self.kernel.sockets:
                 if channel == b"shell":
                     self.kernel.count_cells(frames[2:], b'"execute_request"', 1)
@@ -240,10 +239,10 @@ class Serving:
         if self.peer is not None:
             self.link.send_multipart([self.peer] + protocol.pack(dict(content, event=name)))
 
-    def _carry(self, stream, packet):  # type: (bytes, bytes) -> bool
+    def _carry(self, stream, packets):  # type: (bytes, bytes) -> bool
         if self.peer is None:
             return False
-        self.link.send_multipart([self.peer, protocol.FILES, stream, packet])
+        self.link.send_multipart([self.peer, stream + packets])
         return True
 
     def serve_files(self, ready):  # type: (Dict[Any, int]) -> None

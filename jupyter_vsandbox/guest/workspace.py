@@ -14,7 +14,7 @@ import socket
 import struct
 import subprocess
 import time
-from typing import Callable, Deque, Dict, List, Optional, Tuple
+from typing import Callable, Deque, Dict, Optional, Tuple
 
 import zmq
 
@@ -25,8 +25,11 @@ MAX_CONNECTIONS = 4
 MAX_ON_THEIR_WAY = 64
 MAX_BYTES_ON_THEIR_WAY = 4 << 20
 CHUNK = 1 << 18
-CACHE_SECONDS = 1
-"""So long the system takes for granted what it was told of a file."""
+SYSTEM_CACHE_SECONDS, SSHFS_CACHE_SECONDS = 1, 2
+CACHE_SECONDS = SYSTEM_CACHE_SECONDS + SSHFS_CACHE_SECONDS + 1
+"""So long what was told of a file may be taken for granted: sshfs counts in whole seconds."""
+READ_AHEAD_KIB = 256
+"""So much of a file is asked for before it is read. Messages of cells wait behind that at most."""
 MOUNT_SECONDS = 60.0
 REMOUNT_SECONDS = 10.0
 MOUNTS = "/proc/self/mountinfo"
@@ -34,11 +37,11 @@ SSHFS = [
     "sshfs",
     "-f",
     "-o",
-    # dir_cache=no and the timeouts: what changes on the host is seen after `CACHE_SECONDS`. no_check_root and
-    # delay_connect: nobody has to answer for it to be mounted.
-    "directport={port},reconnect,delay_connect,no_check_root,dir_cache=no,allow_other,"
+    # The timeouts: what changes on the host is seen after `CACHE_SECONDS`; that long a listing also tells of
+    # the files in it. no_check_root and delay_connect: nobody has to answer for it to be mounted.
+    "directport={port},reconnect,delay_connect,no_check_root,cache_timeout={sshfs},allow_other,"
     "default_permissions,uid={uid},gid={gid},attr_timeout={cache},entry_timeout={cache},"
-    "negative_timeout={cache},"
+    "negative_timeout={cache},max_read=65536,max_write=65536,"
     "fsname=workspace,nosuid,nodev",
     "127.0.0.1:/",
 ]
@@ -62,7 +65,7 @@ def mount(user):  # type: (str) -> Optional[subprocess.Popen[bytes]]
         subprocess.call(["umount", "-l", place], stderr=subprocess.DEVNULL)
         os.makedirs(place, exist_ok=True)
         os.chown(place, account.pw_uid, account.pw_gid)
-        facts = {"port": protocol.FILES_PORT, "cache": CACHE_SECONDS}
+        facts = {"port": protocol.FILES_PORT, "cache": SYSTEM_CACHE_SECONDS, "sshfs": SSHFS_CACHE_SECONDS}
         facts.update(uid=account.pw_uid, gid=account.pw_gid)
         words = [word.format(**facts) for word in SSHFS]
         process = subprocess.Popen(words + [place], stdin=subprocess.DEVNULL)
@@ -81,6 +84,17 @@ def mount(user):  # type: (str) -> Optional[subprocess.Popen[bytes]]
     return process
 
 
+def read_ahead():  # type: () -> None
+    """Have the system read ahead in the folder; sshfs undoes that until it has begun, which is after mounting."""
+    try:
+        with open(MOUNTS) as mounts:
+            devices = [words[2] for words in map(str.split, mounts) if words[4] == protocol.WORKSPACE]
+        with open("/sys/class/bdi/{}/read_ahead_kb".format(devices[-1]), "w") as setting:
+            setting.write(str(READ_AHEAD_KIB))
+    except (IndexError, OSError):
+        pass  # it is slower, then
+
+
 class Connection:
     """One connection of sshfs."""
 
@@ -89,18 +103,23 @@ class Connection:
         self.stream = os.urandom(8)
         self.incoming = bytearray()
         self.outgoing = bytearray()
-        self.held = []  # type: List[bytes]
+        self.held = bytearray()
         self.asked = collections.deque()  # type: Deque[Tuple[float, int]]
         self.bytes = 0
         self.begun = False
+
+    @property
+    def full(self):  # type: () -> bool
+        """Whether no more may be asked before there are answers."""
+        return len(self.asked) >= MAX_ON_THEIR_WAY or self.bytes >= MAX_BYTES_ON_THEIR_WAY
 
 
 class Workspace:
     """Carries packets; the agent polls what is `watched`.
 
     Args:
-        carry: called with a stream and a packet for the host, b"" for the stream's end; false where no host
-            is there to take it.
+        carry: called with a stream and packets for the host, b"" for the stream's end; false where no host
+            is there to take them.
     """
 
     def __init__(self, carry):  # type: (Callable[[bytes, bytes], bool]) -> None
@@ -139,8 +158,7 @@ class Workspace:
         """The file descriptors to poll, and for what."""
         watched = {self._listener.fileno(): int(zmq.POLLIN)}
         for descriptor, each in self._connections.items():
-            full = len(each.asked) >= MAX_ON_THEIR_WAY or each.bytes >= MAX_BYTES_ON_THEIR_WAY
-            watched[descriptor] = (0 if full else int(zmq.POLLIN)) | (
+            watched[descriptor] = (0 if each.full else int(zmq.POLLIN)) | (
                 int(zmq.POLLOUT) if each.outgoing else 0
             )
         return watched
@@ -180,7 +198,7 @@ class Workspace:
             self.drop(unasked=False)
             self.by_host = by_host
         for each in list(self._connections.values()):
-            self._pass_on(each)
+            self._hand_on(each)
 
     def drop(self, unasked=True):  # type: (bool) -> None
         """Whoever answered until now is there no more: nobody knows what was open.
@@ -192,14 +210,16 @@ class Workspace:
             if each.begun or unasked:
                 self._end(each)
 
-    def from_host(self, stream, packet):  # type: (bytes, bytes) -> None
-        """A packet of the host for a stream, b"" for its end."""
+    def from_host(self, stream, packets):  # type: (bytes, bytes) -> None
+        """Packets of the host for a stream, b"" for its end."""
         each = self._streams.get(stream)
-        if each is not None:
-            if packet:
-                self._answer(each, packet)
-            else:
-                self._end(each)
+        if each is None:
+            return
+        if not packets:
+            self._end(each)
+            return
+        self._answer(each, packets)
+        self._pass_on(each)  # there may be room now for what has come
 
     def _accept(self):  # type: () -> None
         try:
@@ -208,9 +228,11 @@ class Workspace:
             return
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * CHUNK)
         if len(self._connections) >= MAX_CONNECTIONS:
             connection.close()
             return
+        read_ahead()
         each = Connection(connection)
         self._connections[connection.fileno()] = each
         self._streams[each.stream] = each
@@ -221,37 +243,47 @@ class Workspace:
             self._end(each)
             return
         each.incoming += data
-        at = 0
-        while len(each.incoming) - at >= 4:
-            size = struct.unpack_from(">I", each.incoming, at)[0]
-            if not 0 < size <= protocol.MAX_PACKET:
-                self._end(each)
-                return
-            if len(each.incoming) - at - 4 < size:
-                break
-            each.held.append(bytes(each.incoming[at + 4 : at + 4 + size]))
-            each.asked.append((time.monotonic(), size))
-            each.bytes += size
-            at += 4 + size
-        del each.incoming[:at]
         self._pass_on(each)
 
     def _pass_on(self, each):  # type: (Connection) -> None
-        held, each.held = each.held, []
-        while held:
-            packet = held[0]
-            if not self.by_host:
-                self._answer(each, nothing(packet))
-            elif not self._carry(each.stream, packet):
-                break
-            each.begun = True
-            held.pop(0)
-        each.held = held + each.held
+        """Hand on what has come as a whole, as far as there is room for it."""
+        try:
+            while self._take(each):
+                self._hand_on(each)
+        except ValueError:
+            self._end(each)
 
-    def _answer(self, each, packet):  # type: (Connection, bytes) -> None
-        if each.asked:
-            each.bytes -= each.asked.popleft()[1]
-        each.outgoing += struct.pack(">I", len(packet)) + packet
+    def _take(self, each):  # type: (Connection) -> bool
+        taken, now = 0, time.monotonic()
+        for start, end in protocol.packets(each.incoming):
+            if each.full:
+                break
+            each.asked.append((now, end - start))
+            each.bytes += end - start
+            taken = end
+        each.held += each.incoming[:taken]
+        del each.incoming[:taken]
+        return taken > 0
+
+    def _hand_on(self, each):  # type: (Connection) -> None
+        packets = bytes(each.held)
+        if not packets:
+            return
+        if not self.by_host:
+            each.held.clear()
+            asked = [packets[start:end] for start, end in protocol.packets(packets)]
+            self._answer(each, b"".join(protocol.framed(nothing(packet)) for packet in asked))
+        elif self._carry(each.stream, packets):
+            each.held.clear()
+        else:
+            return
+        each.begun = True
+
+    def _answer(self, each, packets):  # type: (Connection, bytes) -> None
+        for _ in protocol.packets(packets):
+            if each.asked:
+                each.bytes -= each.asked.popleft()[1]
+        each.outgoing += packets
         try:
             self._send(each)
         except BlockingIOError:

@@ -82,11 +82,11 @@ class Folder:
         if self._serving is not None and shared.path and shared != self._shared:
             await self.open(shared, self._send)
 
-    def take(self, stream: bytes, packet: bytes) -> None:
-        """A packet of the guest's."""
+    def take(self, stream: bytes, packets: bytes) -> None:
+        """Packets of the guest's."""
         if self._serving is not None:
-            self._serving.take(stream, packet)
-        elif packet:
+            self._serving.take(stream, packets)
+        elif packets:
             self._send(stream, b"")
 
     def reset(self) -> None:
@@ -102,5 +102,5 @@ class Folder:
         self._send = _nobody
 
 
-def _nobody(_stream: bytes, _packet: bytes) -> None:
+def _nobody(_stream: bytes, _packets: bytes) -> None:
     """There is no link."""

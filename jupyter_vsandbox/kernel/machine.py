@@ -122,7 +122,7 @@ class KernelMachine:
                     await self._link.set_clock()  # a standby may have waited for hours
                 status = await self._attach(env=dict(env))
                 self._tell(status)
-                if status["protocol"] != protocol.VERSION:
+                if status["protocol"] not in protocol.SPOKEN:
                     raise Permanent(
                         f"The image of {self._runtime} speaks version {status['protocol']} of the link's "
                         f"protocol, this host {protocol.VERSION}: "
@@ -238,7 +238,7 @@ class KernelMachine:
                 on_files=self._folder.take,
             )
             await self._link.__aenter__()
-            await self._folder.open(self._shared(self._sandbox), self._link.send_file_packet)
+            await self._folder.open(self._shared(self._sandbox), self._link.send_files)
 
     async def _disconnect(self) -> None:
         if self._watch is not None:

@@ -160,7 +160,7 @@ class Runner:
         await self._link.__aenter__()
         try:
             if self._shared is not None:
-                await self._folder.open(self._shared, self._link.send_file_packet)
+                await self._folder.open(self._shared, self._link.send_files)
             attached = await self._link.request(
                 "attach", timeout=ANSWER_SECONDS, workspace=self._folder.served
             )

@@ -73,7 +73,7 @@ class AgentLink:
         on_kernel: called with channel and frames of each message from the kernel.
         on_event: called with each event of the agent, ``{"event": NAME, ...}``.
         on_reconnect: called when the connection stands again after it broke.
-        on_files: called with a stream and a packet of the guest's that is about the notebook's folder.
+        on_files: called with a stream and packets of the guest's that are about the notebook's folder.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class AgentLink:
         self._on_event = on_event
         self._on_reconnect = on_reconnect
         self._on_files = on_files
+        self._files_apart = False  # the guest speaks version 3
         self._ids = itertools.count()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._socket: zmq.asyncio.Socket | None = None
@@ -192,19 +193,33 @@ class AgentLink:
         if self._socket is not None:
             await self._socket.send_multipart([channel, *frames], copy=False)
 
-    def send_file_packet(self, stream: bytes, packet: bytes) -> None:
-        """Answer a guest's packet, or end a stream with b""; nothing happens once the link is closed."""
-        if self._socket is not None:
-            # Nothing limits how much is on its way but what the guest asks for, so this never waits.
-            self._socket.send_multipart([protocol.FILES, stream, packet])
+    def send_files(self, stream: bytes, packets: bytes) -> None:
+        """Answer a guest's packets, or end a stream with b""; nothing happens once the link is closed."""
+        if self._socket is None:
+            return
+        # Nothing limits how much is on its way but what the guest asks for, so this never waits.
+        if not self._files_apart:
+            self._socket.send_multipart([stream + packets])
+            return
+        for start, end in protocol.packets(packets) if packets else [(0, 0)]:
+            self._socket.send_multipart([protocol.FILES, stream, packets[start:end]])
+
+    def _files(self, frames: Frames) -> None:
+        self._files_apart = len(frames) > 1
+        if self._on_files is None:
+            return
+        if not self._files_apart:
+            self._on_files(*protocol.stream(frames[0].bytes))
+        elif len(frames) == 3:
+            packet = frames[2].bytes
+            self._on_files(frames[1].bytes, protocol.framed(packet) if packet else b"")
 
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         while True:
             frames: Frames = await socket.recv_multipart(copy=False)
-            channel = frames[0].bytes
+            channel = protocol.FILES if len(frames) == 1 else frames[0].bytes
             if channel == protocol.FILES:
-                if self._on_files is not None and len(frames) == 3:
-                    self._on_files(frames[1].bytes, frames[2].bytes)
+                self._files(frames)
                 continue
             if channel != protocol.AGENT:
                 if self._on_kernel is not None:

@@ -12,6 +12,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
+from jupyter_vsandbox.guest import protocol
 from jupyter_vsandbox.workspace import sftp
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ MAX_STREAMS = 4
 MAX_WAITING = 256
 """So many requests may wait to be answered; the agent sends fewer."""
 MAX_WAITING_BYTES = 32 << 20
+_MAX_ANSWERS = 256 << 10
+"""After so many bytes of answers they are sent; before that, with all that was asked at once."""
 
 
 class Serving:
@@ -32,7 +35,8 @@ class Serving:
 
     Args:
         jail: what to serve; it is closed with this.
-        send: called on the loop with a stream and a packet for the guest, b"" for the stream's end.
+        send: called on the loop with a stream and packets for the guest, each after its length, b"" for the
+            stream's end.
     """
 
     def __init__(self, jail: Jail, send: Callable[[bytes, bytes], None]) -> None:
@@ -42,28 +46,27 @@ class Serving:
         self._streams: set[bytes] = set()
         self._waiting = self._waiting_bytes = 0
         self._closed = False
-        self._work: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[bytes, list[bytes]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="vsandbox-files", daemon=True).start()
 
-    def take(self, stream: bytes, packet: bytes) -> None:
-        """A packet of the guest, b"" where it has closed the stream."""
+    def take(self, stream: bytes, data: bytes) -> None:
+        """Packets of the guest, each after its length, b"" where it has closed the stream."""
         if self._closed or len(stream) > 64:
             return
-        if not packet:
-            if stream in self._streams:
-                self._streams.discard(stream)
-                self._work.put((stream, b""))
+        if not data:
+            self._forget(stream)
             return
         full = stream not in self._streams and len(self._streams) >= MAX_STREAMS
-        flooded = self._waiting >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
-        if full or flooded or len(packet) > sftp.MAX_PACKET:
-            _log.warning("A guest asked for more of its folder than it may at once; it is cut off.")
+        packets = _whole(data)
+        flooded = self._waiting + len(packets) > MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
+        if full or flooded or not packets:
+            _log.warning("A guest asked for what it may not, or for more at once; its folder is cut off.")
             self._cut(stream)
             return
         self._streams.add(stream)
-        self._waiting += 1
-        self._waiting_bytes += len(packet)
-        self._work.put((stream, packet))
+        self._waiting += len(packets)
+        self._waiting_bytes += sum(map(len, packets))
+        self._work.put((stream, packets))
 
     def reset(self) -> None:
         """End all streams: who made them has forgotten them."""
@@ -78,42 +81,66 @@ class Serving:
             self._closed = True
             self._work.put(None)
 
-    def _cut(self, stream: bytes) -> None:
+    def _forget(self, stream: bytes) -> None:
         if stream in self._streams:
             self._streams.discard(stream)
-            self._work.put((stream, b""))
+            self._work.put((stream, []))
+
+    def _cut(self, stream: bytes) -> None:
+        self._forget(stream)
         self._send(stream, b"")
 
-    def _answered(self, stream: bytes, size: int, answer: bytes | None) -> None:
-        self._waiting -= 1
-        self._waiting_bytes -= size
+    def _answered(self, stream: bytes, packets: list[bytes], answers: bytes) -> None:
+        self._waiting -= len(packets)
+        self._waiting_bytes -= sum(map(len, packets))
         if stream not in self._streams or self._closed:
             return
-        if answer is None:
-            self._cut(stream)
+        if answers:
+            self._send(stream, answers)
         else:
-            self._send(stream, answer)
+            self._cut(stream)
 
     def _run(self) -> None:
         sessions: dict[bytes, sftp.Session] = {}
         try:
             while (item := self._work.get()) is not None:
-                stream, packet = item
-                if not packet:
+                stream, packets = item
+                if not packets:
                     if (session := sessions.pop(stream, None)) is not None:
                         session.close()
                     continue
                 session = sessions.get(stream) or sessions.setdefault(stream, sftp.Session(self._jail))
-                answer = None
-                try:
-                    answer = session.answer(packet)
-                except sftp.Malformed:
-                    pass
-                except Exception:  # noqa: BLE001 - the thread must go on for the others
-                    _log.exception("A request for a file failed.")
-                with contextlib.suppress(RuntimeError):  # the loop has ended before this
-                    self._loop.call_soon_threadsafe(self._answered, stream, len(packet), answer)
+                while packets:
+                    answers, count = _answers(session, packets)
+                    done, packets = packets[:count], packets[count:]
+                    with contextlib.suppress(RuntimeError):  # the loop has ended before this
+                        self._loop.call_soon_threadsafe(self._answered, stream, done, answers)
         finally:
             for session in sessions.values():
                 session.close()
             self._jail.close()
+
+
+def _whole(data: bytes) -> list[bytes]:
+    """The packets that `data` is made of; none if it is not."""
+    try:
+        at = list(protocol.packets(data))
+    except ValueError:
+        return []
+    return [data[start:end] for start, end in at] if at and at[-1][1] == len(data) else []
+
+
+def _answers(session: sftp.Session, packets: list[bytes]) -> tuple[bytes, int]:
+    """Answers, b"" where there can be none any more, and of how many packets."""
+    answers = bytearray()
+    count = 0
+    try:
+        while count < len(packets) and len(answers) < _MAX_ANSWERS:
+            answers += protocol.framed(session.answer(packets[count]))
+            count += 1
+    except sftp.Malformed:
+        return b"", len(packets)
+    except Exception:  # noqa: BLE001 - the thread must go on for the others
+        _log.exception("A request for a file failed.")
+        return b"", len(packets)
+    return bytes(answers), count

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from jupyter_vsandbox.guest import protocol
 from jupyter_vsandbox.kernel.folder import Folder, Shared
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def lstat(path: bytes) -> bytes:
-    return b"\x07\0\0\0\x01" + len(path).to_bytes(4, "big") + path
+    return protocol.framed(b"\x07\0\0\0\x01" + len(path).to_bytes(4, "big") + path)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_it_is_served_moved_and_let_go(settings: Settings, tmp_path: Path) -> No
                 async with asyncio.timeout(10):
                     answered, packet = await answers.get()
                 if answered == stream and packet:
-                    return packet[0]
+                    return packet[4]
 
         folder = Folder()
         folder.take(b"early", lstat(b"old"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jupyter_vsandbox.guest import protocol, workspace
+from jupyter_vsandbox.guest.protocol import framed
 from jupyter_vsandbox.guest.workspace import Workspace
 from jupyter_vsandbox.workspace import Jail, Serving, serving, sftp
 
@@ -21,15 +22,18 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 INIT = struct.pack(">IBI", 5, 1, 3)
 STREAM = b"12345678"
+NO_PACKETS = [
+    framed(b"x" * (sftp.MAX_PACKET + 1)),
+    framed(b""),
+    framed(b"whole") + b"\0\0\0\2x",
+    framed(b"whole") + b"\0",
+    b"x",
+]
 
 
 def lstat(path: bytes, number: int = 1) -> bytes:
     """A packet without its length."""
     return struct.pack(">BII", 7, number, len(path)) + path
-
-
-def framed(packet: bytes) -> bytes:
-    return struct.pack(">I", len(packet)) + packet
 
 
 @pytest.fixture
@@ -121,9 +125,9 @@ def test_what_is_asked_before_a_host_is_there_waits_for_it(guest: Guest) -> None
     guest.workspace.drop(unasked=False)  # as for every host that attaches
     guest.workspace.serve(True)
     [(stream, packet)] = guest.carried
-    assert packet == lstat(b"/file")
-    guest.workspace.from_host(b"another", b"no answer")
-    guest.workspace.from_host(stream, b"answer")
+    assert packet == framed(lstat(b"/file"))
+    guest.workspace.from_host(b"another", framed(b"no answer"))
+    guest.workspace.from_host(stream, framed(b"answer"))
     assert received(client) == b"answer"
 
 
@@ -143,7 +147,7 @@ def test_who_waits_too_long_is_told(guest: Guest, monkeypatch: pytest.MonkeyPatc
     assert guest.workspace.deadline() is None
     assert guest.carried[-1] == (guest.carried[0][0], b"")
     guest.ask(idle, lstat(b"/file"))  # is not affected
-    assert guest.carried[-1][1] == lstat(b"/file")
+    assert guest.carried[-1][1] == framed(lstat(b"/file"))
 
 
 @pytest.mark.parametrize("begun", [True, False])
@@ -183,6 +187,15 @@ def test_without_a_folder_there_is_an_empty_one_that_takes_nothing(guest: Guest)
     assert received(client) == b""
 
 
+def test_without_a_folder_all_that_is_asked_at_once_is_answered(guest: Guest) -> None:
+    client = guest.connect()
+    count = 2 * workspace.MAX_ON_THEIR_WAY + 1
+    client.sendall(b"".join(framed(lstat(b"/", number)) for number in range(count)))
+    guest.turn()
+    numbers = [struct.unpack_from(">BI", received(client))[1] for _ in range(count)]
+    assert numbers == list(range(count))
+
+
 @pytest.mark.parametrize("size", [0, protocol.MAX_PACKET + 1, 2**32 - 1])
 def test_what_is_no_packet_ends_the_connection(guest: Guest, size: int) -> None:
     client = guest.connect()
@@ -195,12 +208,18 @@ def test_there_is_an_end_to_what_the_agent_takes(guest: Guest) -> None:
     guest.host = lambda stream, packet: None
     guest.workspace.serve(True)
     client = guest.connect()
-    client.sendall(b"".join(framed(lstat(b"/file", number)) for number in range(workspace.MAX_ON_THEIR_WAY)))
+    asked = [framed(lstat(b"/file", number)) for number in range(workspace.MAX_ON_THEIR_WAY + 3)]
+    client.sendall(b"".join(asked))
     guest.turn()
-    assert len(guest.carried) == workspace.MAX_ON_THEIR_WAY
+    [(stream, packets)] = guest.carried
+    assert packets == b"".join(asked[:-3])
     assert 0 in guest.workspace.watched().values()
-    guest.workspace.from_host(guest.carried[0][0], b"answer")
+    guest.workspace.from_host(stream, framed(b"answer") * 2)
+    assert guest.carried[1:] == [(stream, b"".join(asked[-3:-1]))]
+    guest.workspace.from_host(stream, framed(b"answer") * 2)
+    assert guest.carried[2:] == [(stream, asked[-1])]
     assert 0 not in guest.workspace.watched().values()
+    assert [received(client) for _ in range(4)] == [b"answer"] * 4
     for _ in range(workspace.MAX_CONNECTIONS - 1):
         guest.connect()
     assert received(guest.connect()) == b""
@@ -237,11 +256,32 @@ def test_a_guest_that_asks_for_too_much_is_cut_off(root: Path, monkeypatch: pyte
         sent = Sent()
         served = Serving(Jail(root), sent)
         for number in range(serving.MAX_WAITING + 10):
-            served.take(STREAM, lstat(b"file", number))
+            served.take(STREAM, framed(lstat(b"file", number)))
         assert (STREAM, b"") in sent.packets
         held.set()
-        served.take(b"other", b"x" * (sftp.MAX_PACKET + 1))
-        assert sent.packets[-1] == (b"other", b"")
+        for number, data in enumerate(NO_PACKETS):
+            served.take(b"%d" % number, data)
+            assert sent.packets[-1] == (b"%d" % number, b"")
+        served.close()
+
+    asyncio.run(go())
+
+
+def test_what_is_asked_at_once_is_answered_at_once_unless_it_is_much(root: Path) -> None:
+    async def go() -> None:
+        sent = Sent()
+        served = Serving(Jail(root), sent)
+        (root / "large").write_bytes(bytes(sftp.MAX_READ))
+        opened = struct.pack(">BII", 3, 1, 5) + b"large" + struct.pack(">II", 1, 0)
+        served.take(STREAM, framed(lstat(b"file", 7)) + framed(lstat(b"none", 8)) + framed(opened))
+        await sent.wait(1)
+        [(_, answers)] = sent.packets
+        found = [answers[start:end] for start, end in protocol.packets(answers)]
+        assert [struct.unpack_from(">BI", answer) for answer in found] == [(105, 7), (101, 8), (102, 1)]
+        read = framed(struct.pack(">BI", 5, 9) + found[2][5:] + struct.pack(">QI", 0, sftp.MAX_READ))
+        served.take(STREAM, read * 2)
+        await sent.wait(3)
+        assert [len(answers) for _, answers in sent.packets[1:]] == [4 + 9 + sftp.MAX_READ] * 2
         served.close()
 
     asyncio.run(go())
@@ -252,14 +292,14 @@ def test_only_so_many_connections_are_served(root: Path) -> None:
         sent = Sent()
         served = Serving(Jail(root), sent)
         for number in range(serving.MAX_STREAMS + 1):
-            served.take(b"%d" % number, lstat(b"file"))
+            served.take(b"%d" % number, framed(lstat(b"file")))
         await sent.wait(serving.MAX_STREAMS + 1)
         assert [stream for stream, packet in sent.packets if not packet] == [b"%d" % serving.MAX_STREAMS]
         served.take(b"0", b"")
-        served.take(b"new", lstat(b"file"))
+        served.take(b"new", framed(lstat(b"file")))
         await sent.wait(serving.MAX_STREAMS + 2)
         assert sent.packets[-1][1]
-        served.take(b"1", b"\x03")  # what cannot be answered ends its stream
+        served.take(b"1", framed(b"\x03"))  # what cannot be answered ends its stream
         await sent.wait(serving.MAX_STREAMS + 3)
         assert sent.packets[-1] == (b"1", b"")
         served.close()
