@@ -93,9 +93,9 @@ def unpack(frame):  # type: (bytes) -> Dict[str, Any]
     return message
 
 
-def stream(frame):  # type: (bytes) -> Tuple[bytes, bytes]
+def stream(frame):  # type: (memoryview) -> Tuple[bytes, memoryview]
     """The name of a stream, and its packets, in the frame of a message about files."""
-    return frame[:STREAM], frame[STREAM:]
+    return bytes(frame[:STREAM]), frame[STREAM:]
 
 
 def framed(packet):  # type: (bytes) -> bytes
@@ -103,7 +103,7 @@ def framed(packet):  # type: (bytes) -> bytes
     return _LENGTH.pack(len(packet)) + packet
 
 
-def packets(data):  # type: (Union[bytes, bytearray]) -> Iterator[Tuple[int, int]]
+def packets(data):  # type: (Union[bytes, bytearray, memoryview]) -> Iterator[Tuple[int, int]]
     """Where the whole packets start and end, without their lengths, that `data` begins with.
 
     Raises:

@@ -176,7 +176,7 @@ class Serving:
             sender = frames[0].bytes
             if len(frames) == 2:
                 if sender == self.peer:
-                    self.workspace.from_host(*protocol.stream(frames[1].bytes))
+                    self.workspace.from_host(*protocol.stream(frames[1].buffer))
                 continue
             channel = frames[1].bytes
             if channel == protocol.AGENT:

@@ -209,7 +209,8 @@ class AgentLink:
         if self._on_files is None:
             return
         if not self._files_apart:
-            self._on_files(*protocol.stream(frames[0].bytes))
+            stream, packets = protocol.stream(frames[0].buffer)
+            self._on_files(stream, bytes(packets))
         elif len(frames) == 3:
             packet = frames[2].bytes
             self._on_files(frames[1].bytes, protocol.framed(packet) if packet else b"")

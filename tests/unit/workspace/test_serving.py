@@ -99,7 +99,7 @@ def test_a_request_gets_its_answer_from_the_folder(guest: Guest, root: Path) -> 
         answered = asyncio.Event()
 
         def send(stream: bytes, packet: bytes) -> None:
-            guest.workspace.from_host(stream, packet)
+            guest.workspace.from_host(stream, memoryview(packet))
             answered.set()
 
         serving = Serving(Jail(root), send)
@@ -126,8 +126,8 @@ def test_what_is_asked_before_a_host_is_there_waits_for_it(guest: Guest) -> None
     guest.workspace.serve(True)
     [(stream, packet)] = guest.carried
     assert packet == framed(lstat(b"/file"))
-    guest.workspace.from_host(b"another", framed(b"no answer"))
-    guest.workspace.from_host(stream, framed(b"answer"))
+    guest.workspace.from_host(b"another", memoryview(framed(b"no answer")))
+    guest.workspace.from_host(stream, memoryview(framed(b"answer")))
     assert received(client) == b"answer"
 
 
@@ -214,9 +214,9 @@ def test_there_is_an_end_to_what_the_agent_takes(guest: Guest) -> None:
     [(stream, packets)] = guest.carried
     assert packets == b"".join(asked[:-3])
     assert 0 in guest.workspace.watched().values()
-    guest.workspace.from_host(stream, framed(b"answer") * 2)
+    guest.workspace.from_host(stream, memoryview(framed(b"answer") * 2))
     assert guest.carried[1:] == [(stream, b"".join(asked[-3:-1]))]
-    guest.workspace.from_host(stream, framed(b"answer") * 2)
+    guest.workspace.from_host(stream, memoryview(framed(b"answer") * 2))
     assert guest.carried[2:] == [(stream, asked[-1])]
     assert 0 not in guest.workspace.watched().values()
     assert [received(client) for _ in range(4)] == [b"answer"] * 4
