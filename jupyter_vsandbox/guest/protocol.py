@@ -103,13 +103,12 @@ def framed(packet):  # type: (bytes) -> bytes
     return _LENGTH.pack(len(packet)) + packet
 
 
-def packets(data):  # type: (Union[bytes, bytearray, memoryview]) -> Iterator[Tuple[int, int]]
-    """Where the whole packets start and end, without their lengths, that `data` begins with.
+def packets(data, at=0):  # type: (Union[bytes, bytearray, memoryview], int) -> Iterator[Tuple[int, int]]
+    """Where the whole packets that follow each other in `data`, from `at` on, start and end, lengths aside.
 
     Raises:
         ValueError: something there is no packet.
     """
-    at = 0
     while len(data) - at >= _LENGTH.size:
         size = _LENGTH.unpack_from(data, at)[0]
         if not 0 < size <= MAX_PACKET:

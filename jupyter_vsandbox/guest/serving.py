@@ -239,10 +239,10 @@ class Serving:
         if self.peer is not None:
             self.link.send_multipart([self.peer] + protocol.pack(dict(content, event=name)))
 
-    def _carry(self, stream, packets):  # type: (bytes, bytes) -> bool
+    def _carry(self, stream, packets):  # type: (bytes, Union[bytes, memoryview]) -> bool
         if self.peer is None:
             return False
-        self.link.send_multipart([self.peer, stream + packets])
+        self.link.send_multipart([self.peer, b"".join((stream, packets))])
         return True
 
     def serve_files(self, ready):  # type: (Dict[Any, int]) -> None

@@ -14,7 +14,7 @@ import socket
 import struct
 import subprocess
 import time
-from typing import Callable, Deque, Dict, Optional, Tuple
+from typing import Callable, Deque, Dict, Optional, Tuple, Union
 
 import zmq
 
@@ -103,7 +103,7 @@ class Connection:
         self.stream = os.urandom(8)
         self.incoming = bytearray()
         self.outgoing = bytearray()
-        self.held = bytearray()
+        self.taken = 0  # so much of `incoming` is counted, and waits for a host
         self.asked = collections.deque()  # type: Deque[Tuple[float, int]]
         self.bytes = 0
         self.begun = False
@@ -122,7 +122,7 @@ class Workspace:
             is there to take them.
     """
 
-    def __init__(self, carry):  # type: (Callable[[bytes, bytes], bool]) -> None
+    def __init__(self, carry):  # type: (Callable[[bytes, Union[bytes, memoryview]], bool]) -> None
         self._carry = carry
         self._user = ""
         self._sshfs = None  # type: Optional[subprocess.Popen[bytes]]
@@ -256,30 +256,31 @@ class Workspace:
             self._end(each)
 
     def _take(self, each):  # type: (Connection) -> bool
-        taken, now = 0, time.monotonic()
-        for start, end in protocol.packets(each.incoming):
+        before, now = each.taken, time.monotonic()
+        for start, end in protocol.packets(each.incoming, each.taken):
             if each.full:
                 break
             each.asked.append((now, end - start))
             each.bytes += end - start
-            taken = end
-        each.held += each.incoming[:taken]
-        del each.incoming[:taken]
-        return taken > 0
+            each.taken = end
+        return each.taken > before
 
     def _hand_on(self, each):  # type: (Connection) -> None
-        packets = bytes(each.held)
-        if not packets:
+        if not each.taken:
             return
-        if not self.by_host:
-            each.held.clear()
-            asked = [packets[start:end] for start, end in protocol.packets(packets)]
-            self._answer(each, memoryview(b"".join(protocol.framed(nothing(packet)) for packet in asked)))
-        elif self._carry(each.stream, packets):
-            each.held.clear()
-        else:
-            return
+        with memoryview(each.incoming)[: each.taken] as packets:
+            if not self.by_host:
+                answers = [
+                    protocol.framed(nothing(bytes(packets[start:end])))
+                    for start, end in protocol.packets(packets)
+                ]
+            elif not self._carry(each.stream, packets):
+                return
+        del each.incoming[: each.taken]
+        each.taken = 0
         each.begun = True
+        if not self.by_host:
+            self._answer(each, memoryview(b"".join(answers)))
 
     def _answer(self, each, packets):  # type: (Connection, memoryview) -> None
         for _ in protocol.packets(packets):

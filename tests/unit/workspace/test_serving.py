@@ -51,11 +51,11 @@ class Guest:
         self.workspace = Workspace(self._carry)
         self.clients: list[socket.socket] = []
 
-    def _carry(self, stream: bytes, packet: bytes) -> bool:
+    def _carry(self, stream: bytes, packets: bytes | memoryview) -> bool:
         if self.host is None:
             return False
-        self.carried.append((stream, packet))
-        self.host(stream, packet)
+        self.carried.append((stream, bytes(packets)))
+        self.host(*self.carried[-1])
         return True
 
     def connect(self) -> socket.socket:
