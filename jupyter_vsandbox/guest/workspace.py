@@ -25,9 +25,10 @@ MAX_CONNECTIONS = 4
 MAX_ON_THEIR_WAY = 64
 MAX_BYTES_ON_THEIR_WAY = 4 << 20
 CHUNK = 1 << 18
-SYSTEM_CACHE_SECONDS, SSHFS_CACHE_SECONDS = 1, 2
-CACHE_SECONDS = SYSTEM_CACHE_SECONDS + SSHFS_CACHE_SECONDS + 1
-"""So long what was told of a file may be taken for granted: sshfs counts in whole seconds."""
+FRESH_SECONDS = 1
+CACHE_SECONDS = 3 * FRESH_SECONDS
+"""So long may be taken for granted what was told of a file: by sshfs, whose seconds are whole ones and may be
+two, and then by the system."""
 READ_AHEAD_KIB = 256
 """So much of a file is asked for before it is read. Messages of cells wait behind that at most."""
 MOUNT_SECONDS = 60.0
@@ -39,7 +40,7 @@ SSHFS = [
     "-o",
     # The timeouts: what changes on the host is seen after `CACHE_SECONDS`; that long a listing also tells of
     # the files in it. no_check_root and delay_connect: nobody has to answer for it to be mounted.
-    "directport={port},reconnect,delay_connect,no_check_root,cache_timeout={sshfs},allow_other,"
+    "directport={port},reconnect,delay_connect,no_check_root,cache_timeout={cache},allow_other,"
     "default_permissions,uid={uid},gid={gid},attr_timeout={cache},entry_timeout={cache},"
     "negative_timeout={cache},max_read=65536,max_write=65536,"
     "fsname=workspace,nosuid,nodev",
@@ -65,7 +66,7 @@ def mount(user):  # type: (str) -> Optional[subprocess.Popen[bytes]]
         subprocess.call(["umount", "-l", place], stderr=subprocess.DEVNULL)
         os.makedirs(place, exist_ok=True)
         os.chown(place, account.pw_uid, account.pw_gid)
-        facts = {"port": protocol.FILES_PORT, "cache": SYSTEM_CACHE_SECONDS, "sshfs": SSHFS_CACHE_SECONDS}
+        facts = {"port": protocol.FILES_PORT, "cache": FRESH_SECONDS}
         facts.update(uid=account.pw_uid, gid=account.pw_gid)
         words = [word.format(**facts) for word in SSHFS]
         process = subprocess.Popen(words + [place], stdin=subprocess.DEVNULL)
@@ -188,7 +189,8 @@ class Workspace:
         try:
             if each.outgoing:
                 self._send(each)
-            self._receive(each)
+            if not each.full:
+                self._receive(each)
         except BlockingIOError:
             pass
         except OSError:

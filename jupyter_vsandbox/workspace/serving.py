@@ -58,14 +58,13 @@ class Serving:
             return
         full = stream not in self._streams and len(self._streams) >= MAX_STREAMS
         packets = _whole(data)
-        flooded = self._waiting + len(packets) > MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
-        if full or flooded or not packets:
+        waiting, size = self._waiting + len(packets), self._waiting_bytes + sum(map(len, packets))
+        if full or not packets or waiting > MAX_WAITING or size > MAX_WAITING_BYTES:
             _log.warning("A guest asked for what it may not, or for more at once; its folder is cut off.")
             self._cut(stream)
             return
         self._streams.add(stream)
-        self._waiting += len(packets)
-        self._waiting_bytes += sum(map(len, packets))
+        self._waiting, self._waiting_bytes = waiting, size
         self._work.put((stream, packets))
 
     def reset(self) -> None:
