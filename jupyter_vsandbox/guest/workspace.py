@@ -29,8 +29,6 @@ FRESH_SECONDS = 1
 CACHE_SECONDS = 3 * FRESH_SECONDS
 """So long may be taken for granted what was told of a file: by sshfs, whose seconds are whole ones and may be
 two, and then by the system."""
-READ_AHEAD_KIB = 256
-"""So much of a file is asked for before it is read. Messages of cells wait behind that at most."""
 MOUNT_SECONDS = 60.0
 REMOUNT_SECONDS = 10.0
 MOUNTS = "/proc/self/mountinfo"
@@ -83,17 +81,6 @@ def mount(user):  # type: (str) -> Optional[subprocess.Popen[bytes]]
             poller.poll(int(min(left, 1.0) * 1000))
             mounts.seek(0)
     return process
-
-
-def read_ahead():  # type: () -> None
-    """Have the system read ahead in the folder; until sshfs has begun, after mounting, that is undone."""
-    try:
-        with open(MOUNTS) as mounts:
-            devices = [words[2] for words in map(str.split, mounts) if words[4] == protocol.WORKSPACE]
-        with open("/sys/class/bdi/{}/read_ahead_kb".format(devices[-1]), "w") as setting:
-            setting.write(str(READ_AHEAD_KIB))
-    except (IndexError, OSError):
-        pass  # it is slower, then
 
 
 class Connection:
@@ -236,7 +223,6 @@ class Workspace:
         if len(self._connections) >= MAX_CONNECTIONS:
             connection.close()
             return
-        read_ahead()
         each = Connection(connection)
         self._connections[connection.fileno()] = each
         self._streams[each.stream] = each
