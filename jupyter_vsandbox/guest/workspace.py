@@ -189,7 +189,7 @@ class Workspace:
             self.drop(unasked=False)
             self.by_host = by_host
         for each in list(self._connections.values()):
-            self._hand_on(each)
+            self._pass_on(each)
 
     def drop(self, unasked=True):  # type: (bool) -> None
         """Whoever answered until now is there no more: nobody knows what was open.
@@ -238,6 +238,7 @@ class Workspace:
     def _pass_on(self, each):  # type: (Connection) -> None
         """Hand on what has come as a whole, as far as there is room for it."""
         try:
+            self._hand_on(each)
             while self._take(each):
                 self._hand_on(each)
         except ValueError:
@@ -293,6 +294,8 @@ class Workspace:
             return
         self._connections.pop(each.connection.fileno(), None)
         each.connection.close()
+        each.taken = 0
+        each.incoming.clear()  # or it would be passed on as of a stream that has ended
         if each.begun and self.by_host:
             self._carry(each.stream, b"")
 

@@ -225,6 +225,19 @@ def test_there_is_an_end_to_what_the_agent_takes(guest: Guest) -> None:
     assert received(guest.connect()) == b""
 
 
+def test_who_hangs_up_asks_for_nothing_more(guest: Guest) -> None:
+    guest.host = lambda stream, packets: None
+    guest.workspace.serve(True)
+    client = guest.connect()
+    client.sendall(framed(lstat(b"/file")) * (workspace.MAX_ON_THEIR_WAY + 1))
+    guest.turn()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    [(stream, _)] = guest.carried
+    guest.workspace.from_host(stream, memoryview(framed(b"answer")))
+    assert guest.carried[1:] == [(stream, b"")]
+
+
 class Sent:
     """What a serving has sent, and a wait for it."""
 
