@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import functools
 import itertools
 import logging
@@ -34,6 +35,8 @@ _CLOCK_SECONDS = 0.01  # so far off a guest's clock may be
 _CLOCK_ANSWER_SECONDS = 0.04  # an answer that took this long tells the time to half of it
 _CLOCK_TRIES = 4
 _CLOCK_TIMEOUT = 15.0
+_MAX_UNTAKEN = 64 << 20
+"""Bytes about files that may wait for a guest to take them; four times what one may ask for at once."""
 
 
 @functools.cache
@@ -92,6 +95,7 @@ class AgentLink:
         self._on_reconnect = on_reconnect
         self._on_files = on_files
         self._files_apart = False  # the guest speaks version 3
+        self._untaken: collections.deque[tuple[zmq.MessageTracker, int]] = collections.deque()
         self._ids = itertools.count()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._socket: zmq.asyncio.Socket | None = None
@@ -194,15 +198,25 @@ class AgentLink:
             await self._socket.send_multipart([channel, *frames], copy=False)
 
     def send_files(self, stream: bytes, packets: bytes) -> None:
-        """Answer a guest's packets, or end a stream with b""; nothing happens once the link is closed."""
-        if self._socket is None:
-            return
-        # Nothing limits how much is on its way but what the guest asks for, so this never waits.
+        """Answer a guest's packets, or end a stream with b"".
+
+        Nothing happens once the link is closed, or where the guest does not take what it has asked for.
+        """
         if not self._files_apart:
-            self._socket.send_multipart([stream + packets])
+            self._send_untaken(stream + packets)
             return
         for start, end in protocol.packets(packets) if packets else [(0, 0)]:
-            self._socket.send_multipart([protocol.FILES, stream, packets[start:end]])
+            self._send_untaken(protocol.FILES, stream, packets[start:end])
+
+    def _send_untaken(self, *frames: bytes) -> None:
+        """Send without waiting, and without ever keeping much."""
+        while self._untaken and self._untaken[0][0].done:
+            self._untaken.popleft()
+        if self._socket is None or sum(size for _, size in self._untaken) > _MAX_UNTAKEN:
+            return
+        last = zmq.Frame(frames[-1], track=True, copy=False)
+        self._untaken.append((last.tracker, len(frames[-1])))
+        self._socket.send_multipart([*frames[:-1], last], copy=False)
 
     def _files(self, frames: Frames) -> None:
         self._files_apart = len(frames) > 1
