@@ -148,10 +148,14 @@ def test_pages_that_somebody_has_are_not_read_again(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as threads:
         one, other = threads.map(memory.load, [tmp_path] * 2)
     assert one is other
-    del one, other
-    (tmp_path / memory.PAGES).unlink()
-    with pytest.raises(FileNotFoundError):
-        memory.load(tmp_path)
+
+
+def test_pages_that_were_mended_are_read_again(tmp_path: Path) -> None:
+    whole = Pages(array.array("Q", [1]), bytearray(PAGE))
+    Pages(array.array("Q", [2]), bytearray(PAGE)).write(tmp_path)
+    damaged = memory.load(tmp_path)
+    whole.write(tmp_path)
+    assert list(memory.load(tmp_path).numbers) == [1] != list(damaged.numbers)
 
 
 def test_pages_that_are_cut_off_are_not_read(tmp_path: Path) -> None:

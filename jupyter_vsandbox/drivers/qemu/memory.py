@@ -98,8 +98,8 @@ class Pages:
 
 
 _lock = threading.Lock()
-_locks: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()
-_loaded: WeakValueDictionary[Path, Pages] = WeakValueDictionary()
+_locks: WeakValueDictionary[tuple[object, ...], threading.Lock] = WeakValueDictionary()
+_loaded: WeakValueDictionary[tuple[object, ...], Pages] = WeakValueDictionary()
 
 
 def load(folder: Path) -> Pages:
@@ -108,12 +108,14 @@ def load(folder: Path) -> Pages:
     Whoever wants some that another thread has, or is about to have, is given the same: a rollback puts back
     what its snapshot is compared with.
     """
+    facts = [(folder / name).stat() for name in (INDEX, PAGES)]
+    key = (folder, *((each.st_ino, each.st_mtime_ns) for each in facts))  # they may be mended meanwhile
     with _lock:
-        lock = _locks.setdefault(folder, threading.Lock())
+        lock = _locks.setdefault(key, threading.Lock())
     with lock:
-        pages = _loaded.get(folder)
+        pages = _loaded.get(key)
         if pages is None:
-            pages = _loaded[folder] = _load(folder)
+            pages = _loaded[key] = _load(folder)
         return pages
 
 
