@@ -51,9 +51,7 @@ def test_interrupt_ends_the_cell_and_keeps_the_kernel(kernel: Kernel, code: str)
 
     content = reply_to(kernel, busy)["content"]
     assert (content["status"], content["ename"]) == ("error", "KeyboardInterrupt")
-    kernel.client.kernel_info(
-        reply=True, timeout=SECONDS
-    )  # after an error, it aborts what comes for a moment
+    kernel.client.kernel_info(reply=True, timeout=SECONDS)  # after errors it aborts what comes at once
     assert kernel.value("kept") == 42
 
 
