@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +32,6 @@ KEYS = "keys.json"
 ORIGIN = "origin.json"
 PAUSED = "paused"
 WHOLE = "memory"
-_NEXT = "next-"
 
 
 @dataclass(frozen=True)
@@ -65,34 +62,11 @@ class Machines:
             return {entry.name for entry in self._settings.sandboxes.iterdir()}
         return set()
 
-    def paused(self, machine_id: str) -> bool:
-        """See `Driver`."""
-        return (self._folder(machine_id) / PAUSED).exists() or bool(self._nexts(machine_id))
-
     def _folder(self, machine_id: str) -> Path:
         return self._settings.sandboxes / machine_id
 
     def _qemu(self, machine_id: str) -> Qemu:
         return Qemu(self._folder(machine_id), self._settings.sockets / machine_id / "qmp")
-
-    def _nexts(self, machine_id: str) -> list[Path]:
-        return list(self._folder(machine_id).glob(f"{_NEXT}*"))
-
-    def _new_next(self, machine_id: str) -> Path:
-        return Path(tempfile.mkdtemp(prefix=_NEXT, dir=self._folder(machine_id)))
-
-    def _next_qemu(self, folder: Path) -> Qemu:
-        sockets = private_folder(self._settings.sockets / folder.parent.name)
-        return Qemu(folder, sockets / folder.name.removeprefix(_NEXT))
-
-    async def _end_next(self, machine_id: str) -> None:
-        """End what was to take a machine's place, and remove all that it has. Harmless if there is none."""
-        for folder in self._nexts(machine_id):
-            await self._next_qemu(folder).end()
-            layer = (folder / DISK).resolve()
-            shutil.rmtree(folder, ignore_errors=True)
-            if layer.parent == self._points.layers:
-                layer.unlink(missing_ok=True)
 
     def _clone(self, source: Template, folder: Path) -> Command:
         """The command line of a machine that resumes above the memory of a template."""
